@@ -1,0 +1,101 @@
+"""The shape of a generator, and how it is read from a checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+
+from ecea.model.errors import CheckpointError
+
+DEFAULT_NUM_HEADS = (1, 2, 4, 8)
+
+# The four levels keep the published names, the grid sizes of the default configuration.
+ENCODERS = ("encoder64", "encoder32", "encoder16", "encoder8")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Everything that fixes the generator's layers; the default is the published one, 126 M parameters.
+
+    Attributes:
+        img_size: side of a tile in pixels, a multiple of ``8 * patch_size``.
+        in_c: channels of the image and the mask together.
+        out_c: channels of the inpainted image.
+        patch_size: pixels a token spans; the heads upsample by 4, so 4 is the only one that works.
+        embed_dim: channels at the first level; they double at each of the three below.
+        depth: attention blocks at each level.
+        num_heads: attention heads at each level; the only one that a checkpoint does not fix.
+    """
+
+    img_size: int = 256
+    in_c: int = 4
+    out_c: int = 3
+    patch_size: int = 4
+    embed_dim: int = 64
+    depth: tuple[int, ...] = (1, 2, 3, 4)
+    num_heads: tuple[int, ...] = DEFAULT_NUM_HEADS
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level."""
+        return tuple(self.embed_dim * 2**level for level in range(4))
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Side of the token grid at each level."""
+        return tuple(self.img_size // self.patch_size // 2**level for level in range(4))
+
+
+def config_from_shapes(
+    shapes: Mapping[str, Sequence[int]], num_heads: Sequence[int] | None = None
+) -> GeneratorConfig:
+    """Read the configuration that tensors of these shapes belong to.
+
+    Args:
+        shapes: name -> shape of a generator's state dict.
+        num_heads: heads at each level; needed only where ``DEFAULT_NUM_HEADS`` does not divide the widths.
+
+    Raises:
+        CheckpointError: where a tensor that fixes the configuration is absent or has a shape that no
+            generator has, or where ``num_heads`` is not four divisors of the widths.
+    """
+
+    def shape(name: str, ndim: int) -> Sequence[int]:
+        if name not in shapes:
+            raise CheckpointError(
+                f"holds no tensor '{name}', which every ECEA generator has: is it a generator's state dict?"
+            )
+        if len(shapes[name]) != ndim:
+            raise CheckpointError(f"has '{name}' of shape {list(shapes[name])}; expected {ndim} dimensions")
+        return shapes[name]
+
+    embed_dim, in_c, patch_size, _ = shape("patch_embed.proj.weight", 4)
+    tokens = shape("encoder64.pos_embed", 3)[1]
+    out_c = shape("out.block8.2.weight", 4)[0]
+    grid = isqrt(tokens)
+    if patch_size != 4 or grid * grid != tokens or grid % 8:
+        raise CheckpointError(
+            f"has patches of {patch_size} px and {tokens} tokens; expected patches of 4 px and a square "
+            "grid of tokens whose side is a multiple of 8"
+        )
+    config = GeneratorConfig(
+        img_size=grid * patch_size,
+        in_c=in_c,
+        out_c=out_c,
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        depth=tuple(_count_blocks(shapes, encoder) for encoder in ENCODERS),
+        num_heads=tuple(num_heads or DEFAULT_NUM_HEADS),
+    )
+    if len(config.num_heads) != 4 or any(
+        heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)
+    ):
+        raise CheckpointError(
+            f"has levels of {list(config.widths)} channels, which {list(config.num_heads)} attention heads "
+            "do not divide: give the heads that it was trained with (--num-heads A,B,C,D)"
+        )
+    return config
+
+
+def _count_blocks(shapes: Mapping[str, Sequence[int]], encoder: str) -> int:
+    prefix = f"{encoder}.blocks."
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})

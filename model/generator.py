@@ -1,0 +1,122 @@
+"""The ECEA generator in PyTorch: the reference that every exported engine is compared with."""
+
+import torch
+from torch import Tensor, nn
+
+from ecea.kernels.eager import expectation_attention
+from ecea.model.config import GeneratorConfig
+from ecea.model.layers import (
+    Attention,
+    Downsample,
+    Head,
+    PatchEmbed,
+    ResidualBlock,
+    Stage,
+    Upsample,
+    map_to_tokens,
+    tokens_to_map,
+)
+
+
+class Generator(nn.Module):
+    """Fill the gaps of an image tile and of its edge map.
+
+    Parameters carry the published names and shapes, so published checkpoints load unchanged.
+
+    Args:
+        config: the shape of the network.
+        attention: the form of expectation attention to run; all forms compute the same function.
+    """
+
+    def __init__(self, config: GeneratorConfig, attention: Attention = expectation_attention) -> None:
+        super().__init__()
+        self.config = config
+        grids, widths = config.grids, config.widths
+        tokens = [grid * grid for grid in grids]
+
+        def stage(level: int) -> Stage:
+            heads, depth = config.num_heads[level], config.depth[level]
+            return Stage(tokens[level], widths[level], heads, depth, attention)
+
+        def token_mixer(level: int) -> nn.Conv1d:
+            return nn.Conv1d(2 * tokens[level], tokens[level], 1)
+
+        self.patch_embed = PatchEmbed(config.in_c, config.patch_size, widths[0])
+        self.patch_embed_s = PatchEmbed(1, config.patch_size, widths[0])
+
+        self.encoder64 = stage(0)
+        self.downsample32 = Downsample(grids[0], widths[0])
+        self.downsample32_s = Downsample(grids[0], widths[0])
+        self.encoder32 = stage(1)
+        self.downsample16 = Downsample(grids[1], widths[1])
+        self.downsample16_s = Downsample(grids[1], widths[1])
+        self.encoder16 = stage(2)
+        self.downsample8 = Downsample(grids[2], widths[2])
+        self.downsample8_s = Downsample(grids[2], widths[2])
+        self.encoder8 = stage(3)
+
+        for i in range(1, 6):
+            self.add_module(f"res_block{i}", ResidualBlock(widths[3]))
+        self.res_block6 = nn.Sequential(
+            nn.Conv2d(widths[3], widths[3], 3, padding=1, bias=False), nn.InstanceNorm2d(widths[3]), nn.GELU()
+        )
+
+        self.upsample16 = Upsample(grids[3], widths[3])
+        self.upsample16_s = Upsample(grids[3], widths[3])
+        self.concat16 = token_mixer(2)
+        self.decoder16 = stage(2)
+        self.upsample32 = Upsample(grids[2], widths[2])
+        self.upsample32_s = Upsample(grids[2], widths[2])
+        self.concat32 = token_mixer(1)
+        self.decoder32 = stage(1)
+        self.upsample64 = Upsample(grids[1], widths[1])
+        self.upsample64_s = Upsample(grids[1], widths[1])
+        self.concat64 = token_mixer(0)
+        self.decoder64 = stage(0)
+
+        self.out_s = Head(grids[0], widths[0], 1)
+        self.out_s_patch_embed = PatchEmbed(1, config.patch_size, widths[0])
+        self.out_concat = token_mixer(0)
+        self.out = Head(grids[0], widths[0], config.out_c)
+
+    def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Inpaint a batch of tiles.
+
+        Args:
+            image: (B, in_c - 1, S, S) float, [0, 1], 0 where missing; S is ``config.img_size``.
+            edge: (B, 1, S, S) float, [0, 1], the edge map.
+            mask: (B, 1, S, S) float, 1 where missing, else 0.
+
+        Returns:
+            The image (B, out_c, S, S) and its edge map (B, 1, S, S), values in (0, tanh 1 = 0.7616): the
+            head's ``(tanh + 1) / 2`` is followed by one more tanh, as published.
+        """
+        x64, e64 = self.patch_embed(torch.cat([image, mask], dim=1)), self.patch_embed_s(edge)
+        x64 = self.encoder64(x64, e64)
+        e32 = self.downsample32_s(e64)
+        x32 = self.encoder32(self.downsample32(x64), e32)
+        e16 = self.downsample16_s(e32)
+        x16 = self.encoder16(self.downsample16(x32), e16)
+        e8 = self.downsample8_s(e16)
+        x8 = self.encoder8(self.downsample8(x16), e8)
+
+        s16 = self.upsample16_s(self._bottleneck(e8) + e8)
+        d16 = self.concat16(torch.cat([x16, self.upsample16(x8)], dim=1))
+        d16 = self.decoder16(d16, s16)
+        s32 = self.upsample32_s(s16 + e16)
+        d32 = self.concat32(torch.cat([x32, self.upsample32(d16)], dim=1))
+        d32 = self.decoder32(d32, s32)
+        s64 = self.upsample64_s(s32 + e32)
+        d64 = self.concat64(torch.cat([x64, self.upsample64(d32)], dim=1))
+        d64 = self.decoder64(d64, s64)
+
+        out_edge = torch.tanh(self.out_s(s64))
+        mixed = self.out_concat(torch.cat([d64, self.out_s_patch_embed(out_edge)], dim=1))
+        return torch.tanh(self.out(mixed)), out_edge
+
+    def _bottleneck(self, edge_tokens: Tensor) -> Tensor:
+        """The residual blocks that complete the edge features on the coarsest grid."""
+        x = tokens_to_map(edge_tokens, self.config.grids[3])
+        for i in range(1, 6):
+            x = self.get_submodule(f"res_block{i}")(x)
+        return map_to_tokens(self.res_block6(x))
