@@ -1,0 +1,16 @@
+"""The ECEA generator in PyTorch: the reference that every exported engine is compared with.
+
+    from ecea.model import load_generator
+
+    generator = load_generator("checkpoint.pth")
+    out, out_edge = generator(image, edge, mask)
+
+Only exporting and training need this package; filling scenes does not.
+"""
+
+from ecea.model.checkpoint import load_generator
+from ecea.model.config import GeneratorConfig
+from ecea.model.errors import CheckpointError
+from ecea.model.generator import Generator
+
+__all__ = ["CheckpointError", "Generator", "GeneratorConfig", "load_generator"]

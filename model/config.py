@@ -8,6 +8,9 @@ from ecea.model.errors import CheckpointError
 
 DEFAULT_NUM_HEADS = (1, 2, 4, 8)
 
+# Tokens along the side of the first level. With 8 the last level has one token, which InstanceNorm refuses.
+MIN_GRID = 16
+
 # The four levels keep the published names, the grid sizes of the default configuration.
 ENCODERS = ("encoder64", "encoder32", "encoder16", "encoder8")
 
@@ -52,30 +55,21 @@ def config_from_shapes(
 
     Args:
         shapes: name -> shape of a generator's state dict.
-        num_heads: heads at each level; needed only where ``DEFAULT_NUM_HEADS`` does not divide the widths.
+        num_heads: heads at each level, which no shape tells; ``DEFAULT_NUM_HEADS`` where not given.
 
     Raises:
         CheckpointError: where a tensor that fixes the configuration is absent or has a shape that no
-            generator has, or where ``num_heads`` is not four divisors of the widths.
+            generator has, or where ``num_heads`` is not four divisors of the widths. The message lacks its
+            subject, the file, which only the caller knows.
     """
-
-    def shape(name: str, ndim: int) -> Sequence[int]:
-        if name not in shapes:
-            raise CheckpointError(
-                f"holds no tensor '{name}', which every ECEA generator has: is it a generator's state dict?"
-            )
-        if len(shapes[name]) != ndim:
-            raise CheckpointError(f"has '{name}' of shape {list(shapes[name])}; expected {ndim} dimensions")
-        return shapes[name]
-
-    embed_dim, in_c, patch_size, _ = shape("patch_embed.proj.weight", 4)
-    tokens = shape("encoder64.pos_embed", 3)[1]
-    out_c = shape("out.block8.2.weight", 4)[0]
+    embed_dim, in_c, patch_size, _ = _shape(shapes, "patch_embed.proj.weight", 4)
+    tokens = _shape(shapes, f"{ENCODERS[0]}.pos_embed", 3)[1]
+    out_c = _shape(shapes, "out.block8.2.weight", 4)[0]
     grid = isqrt(tokens)
-    if patch_size != 4 or grid * grid != tokens or grid % 8:
+    if patch_size != 4 or grid * grid != tokens or grid % 8 or grid < MIN_GRID:
         raise CheckpointError(
-            f"has patches of {patch_size} px and {tokens} tokens; expected patches of 4 px and a square "
-            "grid of tokens whose side is a multiple of 8"
+            f"has patches of {patch_size} px and {tokens} tokens; expected patches of 4 px and a square grid "
+            f"of tokens whose side is a multiple of 8, {MIN_GRID} at least: give a generator's checkpoint"
         )
     config = GeneratorConfig(
         img_size=grid * patch_size,
@@ -84,18 +78,40 @@ def config_from_shapes(
         patch_size=patch_size,
         embed_dim=embed_dim,
         depth=tuple(_count_blocks(shapes, encoder) for encoder in ENCODERS),
-        num_heads=tuple(num_heads or DEFAULT_NUM_HEADS),
+        num_heads=tuple(DEFAULT_NUM_HEADS if num_heads is None else num_heads),
     )
     if len(config.num_heads) != 4 or any(
         heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)
     ):
         raise CheckpointError(
             f"has levels of {list(config.widths)} channels, which {list(config.num_heads)} attention heads "
-            "do not divide: give the heads that it was trained with (--num-heads A,B,C,D)"
+            "do not divide; expected a divisor for each level: give the heads that it was trained with "
+            "(num_heads, --num-heads A,B,C,D)"
         )
     return config
 
 
+def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> Sequence[int]:
+    if name not in shapes:
+        raise CheckpointError(
+            f"holds no tensor '{name}'; expected one, as every ECEA generator has it: give a generator's "
+            "checkpoint"
+        )
+    if len(shapes[name]) != ndim or 0 in shapes[name]:
+        raise CheckpointError(
+            f"has '{name}' of shape {list(shapes[name])}; expected {ndim} dimensions, none of them 0: give a "
+            "generator's checkpoint"
+        )
+    return shapes[name]
+
+
 def _count_blocks(shapes: Mapping[str, Sequence[int]], encoder: str) -> int:
     prefix = f"{encoder}.blocks."
-    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
+    found = {name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)}
+    if not found or found != {str(i) for i in range(len(found))}:
+        listed = ", ".join(map(repr, sorted(found)[:8])) + (", ..." if len(found) > 8 else "")
+        raise CheckpointError(
+            f"has the blocks [{listed}] in '{encoder}'; expected at least one, numbered from 0 without a "
+            "gap: give a generator's checkpoint"
+        )
+    return len(found)

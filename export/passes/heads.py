@@ -1,0 +1,108 @@
+"""The last convolution of a head, moved before the pixel shuffle that feeds it.
+
+A 9x9 convolution to 1 or 3 channels at full size fills few lanes of a vector unit: output channels are what
+it works on side by side. On the grid before the shuffle it makes ``s * s`` times as many channels, and its
+kernel spans fewer, deeper pixels.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript.rewriter.pattern import RewriterContext, RewriteRule
+
+from ecea.export.passes._graph import Array, apply, constant, derived, int_attributes, weights
+
+# With at least this many output channels a convolution fills the vector unit where it is.
+WIDE = 16
+
+
+def phase_kernel(kernel: Array, scale: int) -> Array:
+    """The convolution on the coarse grid that equals ``kernel`` on the grid after a pixel shuffle.
+
+    With fine coordinates ``s u + p`` (coarse pixel ``u``, phase ``p``), ``y[s u + p] = sum_d w[d] x[s u + p + d]``
+    reads phase ``q`` of coarse pixel ``u + a`` where ``s a + q = p + d``; hence
+    ``W[(o, p), (i, q), a] = w[o, i, s a + q - p]``, zero where that is outside the kernel.
+
+    Args:
+        kernel: (O, I, k, k), k odd, for a convolution of stride 1 and padding ``k // 2``.
+        scale: s, the shuffle's factor.
+
+    Returns:
+        (O s^2, I s^2, K, K) with ``K = 2 ceil((k // 2) / s) + 1``, for padding ``K // 2``; channels in the order
+        of PyTorch's PixelShuffle (``DepthToSpace`` with mode CRD), phases rows first.
+    """
+    outputs, inputs, size, _ = kernel.shape
+    radius = size // 2
+    reach = -(-radius // scale)
+    taps = 2 * reach + 1
+    result = np.zeros((outputs, scale, scale, inputs, scale, scale, taps, taps))
+    steps = [
+        (p, q, a + reach, scale * a + q - p + radius)
+        for p in range(scale)
+        for q in range(scale)
+        for a in range(-reach, reach + 1)
+        if abs(scale * a + q - p) <= radius
+    ]
+    for py, qy, ay, dy in steps:
+        for px, qx, ax, dx in steps:
+            result[:, py, px, :, qy, qx, ay, ax] = kernel[:, :, dy, dx]
+    return result.reshape(outputs * scale**2, inputs * scale**2, taps, taps)
+
+
+def _shuffled_convolution(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value) -> ir.Value:
+    return op.Conv(op.DepthToSpace(x, blocksize=2, mode="CRD"), w, b, _outputs=["y"])
+
+
+def _is_narrow(context: object, w: ir.Value, b: ir.Value, y: ir.Value, **_: object) -> bool:
+    kernel = constant(w)
+    if kernel is None or constant(b) is None or kernel.ndim != 4:
+        return False
+    outputs, _, height, width = kernel.shape
+    node = y.producer()
+    return (
+        outputs < WIDE
+        and height == width
+        and height % 2 == 1
+        and int_attributes(node, "pads") == (height // 2,) * 4
+        and int_attributes(node, "strides", (1, 1)) == (1, 1)
+        and int_attributes(node, "dilations", (1, 1)) == (1, 1)
+    )
+
+
+def _convolve(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, kernel: Array) -> ir.Value:
+    """Convolve ``x`` with ``kernel`` to phases, each with the bias of its output channel."""
+    phases = kernel.shape[0] // weights(b).size
+    return op.Conv(
+        x,
+        derived(op, w, "phases", kernel),
+        derived(op, b, "phases", np.repeat(weights(b), phases)),
+        kernel_shape=list(kernel.shape[2:]),
+        pads=[kernel.shape[2] // 2] * 4,
+    )
+
+
+def final_convolution_at_half_size(model: ir.Model) -> int:
+    """``conv(shuffle2(x), w) = shuffle2(conv(x, W))``: 9x9 becomes 5x5 to 4 times as many channels."""
+
+    def half_size(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, **_: object) -> ir.Value:
+        y = _convolve(op, x, w, b, phase_kernel(weights(w), 2))
+        return op.DepthToSpace(y, blocksize=2, mode="CRD")
+
+    return apply(model, RewriteRule(_shuffled_convolution, half_size, _is_narrow))
+
+
+def final_convolution_at_quarter_size(model: ir.Model) -> int:
+    """The same over two levels: 9x9 becomes 3x3 to 16 times as many channels, on the grid of the tokens.
+
+    ``x``, half size, is first rearranged to a quarter (``SpaceToDepth``), which puts the coarse phase
+    before the channel: ``(qy1, qx1, i, qy0, qx0)`` for the fine phase ``q = 2 q1 + q0``.
+    """
+
+    def quarter_size(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, **_: object) -> ir.Value:
+        kernel = phase_kernel(weights(w), 4)
+        outputs, _, taps, _ = kernel.shape
+        kernel = kernel.reshape(outputs, -1, 2, 2, 2, 2, taps, taps)  # o, i, qy1, qy0, qx1, qx0, y, x
+        kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6, 7).reshape(outputs, -1, taps, taps)
+        y = _convolve(op, op.SpaceToDepth(x, blocksize=2), w, b, kernel)
+        return op.DepthToSpace(y, blocksize=4, mode="CRD")
+
+    return apply(model, RewriteRule(_shuffled_convolution, quarter_size, _is_narrow))

@@ -1,0 +1,211 @@
+"""Read a generator from a checkpoint file, without running anything that the file holds."""
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ecea.kernels.eager import expectation_attention
+from ecea.model.config import config_from_shapes
+from ecea.model.errors import CheckpointError
+from ecea.model.generator import Generator
+from ecea.model.layers import Attention
+
+SAVE_AGAIN = "save it again with torch.save(generator.state_dict(), path)"
+NAMED = 3  # tensors that a sentence names before it counts the rest
+
+
+def load_generator(
+    path: str | PathLike[str],
+    num_heads: Sequence[int] | None = None,
+    attention: Attention = expectation_attention,
+) -> Generator:
+    """Load a checkpoint into the generator that it was saved from.
+
+    Args:
+        path: a checkpoint as :func:`read_state_dict` takes it.
+        num_heads: attention heads at each of the four levels, which a checkpoint does not tell; 1, 2, 4, 8
+            where not given.
+        attention: the form of expectation attention to run; all forms compute the same function.
+
+    Returns:
+        The generator on the CPU, in float32 and in eval mode; its configuration, ``generator.config``, is
+        read from the shapes of the tensors.
+
+    Raises:
+        CheckpointError: where the file cannot be read, is not a generator's, holds a NaN or an infinity, or
+            where ``num_heads`` does not fit it.
+    """
+    path = Path(path)
+    state = read_state_dict(path)
+    try:
+        config = config_from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, num_heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+    # Built without memory of its own: it takes the checkpoint's tensors over, instead of initialising
+    # 126 M parameters only to overwrite them.
+    with torch.device("meta"):
+        generator = Generator(config, attention)
+    expected = generator.state_dict()
+    _check_tensors(path, state, expected)
+    owned = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in expected.items()}
+    generator.load_state_dict(owned, assign=True)
+    return generator.eval()
+
+
+def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint.
+
+    Args:
+        path: ``.safetensors``, or with any other suffix a file of ``torch.save``: a state dict, or a dict
+            that holds one as ``"state_dict"``.
+
+    Returns:
+        name -> tensor on the CPU, floating point as float32. A ``module.`` in front of every name, the mark
+        of ``DataParallel``, is taken off.
+
+    Raises:
+        CheckpointError: where there is no such file, or it cannot be read, or it holds anything but tensors.
+            Python objects in it are refused, not executed.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    if path.suffix.lower() == ".safetensors":
+        content: object = _read_safetensors(path)
+    else:
+        content = _read_pickle(path, start)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    tensors = _only_tensors(path, content)
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {name: _as_float32(tensor) for name, tensor in tensors.items()}
+
+
+def _first_bytes(path: Path) -> bytes:
+    """The first bytes of a file that is there, can be read and is not empty."""
+    wanted = "expected a checkpoint file (.pth, .pt or .safetensors)"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; {wanted}: check the path") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a directory; {wanted}: give the path of the file itself") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened ({error.strerror}); {wanted}") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty; {wanted}: copy or download it again")
+    return start
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors; expected a whole file of that format: it is cut short, "
+            "damaged or of another kind, so copy or download it again"
+        ) from error
+
+
+def _read_pickle(path: Path, start: bytes) -> object:
+    try:
+        with warnings.catch_warnings():
+            # torch warns about what it then refuses; the error below says it once.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # Nothing narrower: on damaged or foreign files the unpickler also raises EOFError, KeyError, IndexError.
+    except Exception as error:
+        is_torch_file = start.startswith((b"PK", b"\x80"))  # a zip archive, or a bare pickle
+        if isinstance(error, pickle.UnpicklingError) and is_torch_file:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            which = f" ({named[1]!r})" if named else ""
+            raise CheckpointError(
+                f"{path} holds Python objects other than tensors{which}, which could run code and were not "
+                f"executed; expected a state dict: {SAVE_AGAIN}"
+            ) from error
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint; expected a whole file of torch.save: it is cut "
+            f"short, damaged or of another kind, so copy or download it again, or {SAVE_AGAIN}"
+        ) from error
+
+
+def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds an object of type {type(content).__name__}; expected a dict of tensors by name: "
+            f"{SAVE_AGAIN}"
+        )
+    if not content:
+        raise CheckpointError(f"{path} holds no tensors; expected a generator's state dict: {SAVE_AGAIN}")
+    others = [
+        f"{name!r} ({type(value).__name__})"
+        for name, value in content.items()
+        if not (isinstance(name, str) and _is_dense(value))
+    ]
+    if others:
+        raise CheckpointError(
+            f"{path} holds entries that are not dense tensors by name, {_first_few(others)}; expected a "
+            f"generator's state dict and nothing else: {SAVE_AGAIN}"
+        )
+    return content
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach()
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+
+
+def _check_tensors(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise one sentence on every tensor that is absent, surplus, of another shape or type, or not finite."""
+    missing = [repr(name) for name in expected if name not in state]
+    surplus = [repr(name) for name in state if name not in expected]
+    unlike = [
+        f"'{name}' is {_describe(state[name])}, expected {_describe(tensor)}"
+        for name, tensor in expected.items()
+        if name in state and not _fits(state[name], tensor)
+    ]
+    faults = []
+    if missing:
+        faults.append(f"lacks {_first_few(missing)}")
+    if surplus:
+        faults.append(f"holds {_first_few(surplus)}, which the generator does not have")
+    if unlike:
+        faults.append(f"differs in {_first_few(unlike)}")
+    if faults:
+        raise CheckpointError(
+            f"{path} {'; '.join(faults)}; expected the {len(expected)} tensors of an ECEA generator: give a "
+            "checkpoint of the published network"
+        )
+    wild = [repr(name) for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if wild:
+        raise CheckpointError(
+            f"{path} holds a NaN or an infinity in {_first_few(wild)}; expected finite float32 weights: give "
+            "a checkpoint from before training diverged"
+        )
+
+
+def _fits(found: Tensor, expected: Tensor) -> bool:
+    # A counter may be floating point, as in a state dict cast to half: it plays no part in eval mode.
+    return found.shape == expected.shape and (found.is_floating_point() or not expected.is_floating_point())
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _first_few(items: Iterable[str]) -> str:
+    listed = list(items)
+    rest = len(listed) - NAMED
+    return ", ".join(listed[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,50 @@
+"""OpenVINO's CPU plugin through OpenVINO's own API: the fastest on x86-64, and on ARM.
+
+ONNX Runtime's OpenVINO provider is not used: it offers a device on Intel processors alone, while OpenVINO itself
+runs as well on AMD's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ecea.runtime.errors import BackendUnavailable, EceaError
+
+Tensor = npt.NDArray[np.float32]
+
+# float32 throughout: the plugin's own choice would be bfloat16 on processors that have it, which costs
+# accuracy, and where only emulated is 13 times slower.
+_PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+
+
+class OpenVinoSession:
+    """One infer request of a model compiled for the CPU."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        results = self._request.infer({"image": image, "edge": edge, "mask": mask}, share_inputs=True)
+        # The request writes into the same memory next time.
+        return np.array(results["out"]), np.array(results["out_edge"])
+
+    def close(self) -> None:
+        self._request = None
+
+
+def load(model: Path, threads: int) -> OpenVinoSession:
+    """Compile an ONNX model without local functions to run on ``threads`` threads."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendUnavailable(f"the openvino package cannot be imported ({error})") from error
+    core = openvino.Core()
+    if "CPU" not in core.available_devices:
+        raise BackendUnavailable("OpenVINO has no CPU device on this machine")
+    try:
+        compiled = core.compile_model(model, "CPU", {**_PROPERTIES, "INFERENCE_NUM_THREADS": threads})
+    except RuntimeError as error:
+        raise EceaError(f"{model}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from error
+    return OpenVinoSession(compiled.create_infer_request())

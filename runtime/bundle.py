@@ -1,0 +1,178 @@
+"""Reading a bundle: the directory that ``ecea-export`` writes and every other command runs.
+
+A bundle ``NAME.ecea/`` holds ``manifest.json`` and the files that it names. Nothing in it is ever unpickled, and
+each file is compared with its recorded hash before it is used.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecea.runtime.errors import RequestError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SUFFIX = ".ecea"
+ENVIRONMENT_VARIABLE = "ECEA_BUNDLE"
+
+_HASH_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle, beside the manifest; ``size`` in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine of a bundle, in the form that some backends run.
+
+    Attributes:
+        engine: the precision, ``fp32``, ``fp16`` or ``int8``.
+        backends: the backends that this form is for.
+        files: the model first, then what it refers to.
+        parity: what was measured against PyTorch at export, one entry for each backend and output.
+    """
+
+    engine: str
+    backends: tuple[str, ...]
+    files: tuple[BundleFile, ...]
+    parity: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest has been read; its files are checked when an engine is opened."""
+
+    path: Path
+    sha256: str
+    configuration: Mapping[str, Any]
+    engines: tuple[EngineRecord, ...]
+
+    @property
+    def tile_size(self) -> int:
+        """Side of a tile in pixels."""
+        return int(self.configuration["img_size"])
+
+    @property
+    def engine_names(self) -> tuple[str, ...]:
+        """The precisions that this bundle holds, in the order of its manifest."""
+        return tuple(dict.fromkeys(record.engine for record in self.engines))
+
+    def record(self, engine: str, backend: str) -> EngineRecord | None:
+        """Return the form of ``engine`` that ``backend`` runs, or None."""
+        matches = (r for r in self.engines if r.engine == engine and backend in r.backends)
+        return next(matches, None)
+
+
+def find_bundle(path: str | os.PathLike[str] | None) -> tuple[Path, str]:
+    """Decide which bundle is meant; return it with the reason, for the run to say.
+
+    The order: the one named, ``$ECEA_BUNDLE``, the only ``*.ecea`` in the current directory.
+
+    Raises:
+        RequestError: where none of these names exactly one bundle.
+    """
+    if path is not None:
+        return Path(path), "named"
+    if named := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(named), f"${ENVIRONMENT_VARIABLE}"
+    here = sorted(Path().glob(f"*{SUFFIX}"))
+    if len(here) == 1:
+        return here[0], "the only bundle in the current directory"
+    found = "no bundle" if not here else f"{len(here)} bundles ({', '.join(p.name for p in here[:3])})"
+    raise RequestError(
+        f"{Path.cwd()}: found {found} in the current directory, expected exactly one: name it with --bundle or "
+        f"${ENVIRONMENT_VARIABLE}, or make one with 'ecea-export CHECKPOINT'"
+    )
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle's manifest.
+
+    Raises:
+        RequestError: where there is no bundle, or its manifest is damaged or of a newer schema.
+    """
+    manifest_path = path / MANIFEST_NAME
+    try:
+        raw = manifest_path.read_bytes()
+    except OSError as error:
+        raise RequestError(
+            f"{path}: is not a bundle, {MANIFEST_NAME} cannot be read ({error.strerror}): expected a directory "
+            "written by ecea-export"
+        ) from error
+    try:
+        manifest = json.loads(raw)
+        schema = int(manifest["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{manifest_path}: is damaged: export the bundle again") from error
+    if schema > SCHEMA_VERSION:
+        raise RequestError(
+            f"{manifest_path}: has schema {schema}, this version of ecea reads schemas up to {SCHEMA_VERSION}: "
+            "upgrade ecea, or export the bundle again with this version"
+        )
+    try:
+        bundle = Bundle(
+            path=path,
+            sha256=hashlib.sha256(raw).hexdigest(),
+            configuration=dict(manifest["configuration"]),
+            engines=tuple(_engine_record(entry) for entry in manifest["engines"]),
+        )
+        if bundle.tile_size < 1:
+            raise ValueError("tile size")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{manifest_path}: lacks or garbles {error}, which schema {schema} demands: export the bundle again"
+        ) from error
+    return bundle
+
+
+def check_files(bundle: Bundle, record: EngineRecord) -> Path:
+    """Compare the files of one engine with their hashes and return the path of its model.
+
+    Raises:
+        RequestError: where a file is missing or is not the one that was exported.
+    """
+    for file in record.files:
+        path = bundle.path / file.name
+        try:
+            size, digest = path.stat().st_size, _sha256(path)
+        except OSError as error:
+            raise RequestError(
+                f"{path}: cannot be read ({error.strerror}), although the bundle's manifest names it: copy the "
+                "bundle again, whole, or export it again"
+            ) from error
+        if digest != file.sha256:
+            raise RequestError(
+                f"{path}: has sha256 {digest[:12]} and {size} bytes, the manifest says {file.sha256[:12]} and "
+                f"{file.size}: the file has changed since it was exported; copy the bundle again or export it again"
+            )
+    return bundle.path / record.files[0].name
+
+
+def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
+    files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in entry["files"])
+    if not files or any(Path(f.name).name != f.name for f in files):
+        raise ValueError("the files of an engine")
+    return EngineRecord(
+        engine=str(entry["engine"]),
+        backends=tuple(map(str, entry["backends"])),
+        files=files,
+        parity=tuple(entry.get("parity", ())),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,151 @@
+"""Opening an engine of a bundle on a backend of this machine."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from ecea.runtime.backends import BACKENDS, Session
+from ecea.runtime.bundle import Bundle, check_files, find_bundle, read_bundle
+from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
+
+ENGINES = ("fp32", "fp16", "int8")
+
+Tensor = npt.NDArray[np.float32]
+
+
+class Engine:
+    """A generator that is loaded and ready; made by :func:`open_engine`, closed by its ``with`` block.
+
+    Attributes:
+        bundle: the bundle that it came from.
+        found: why that bundle: ``named``, ``$ECEA_BUNDLE``, or what else.
+        engine: the precision, ``fp32``, ``fp16`` or ``int8``.
+        backend: what runs it.
+        passed_over: for ``auto``, backend -> why it was not taken.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        bundle: Bundle,
+        found: str,
+        engine: str,
+        backend: str,
+        passed_over: dict[str, str],
+    ) -> None:
+        self._session: Session | None = session
+        self.bundle = bundle
+        self.found = found
+        self.engine = engine
+        self.backend = backend
+        self.passed_over = passed_over
+
+    @property
+    def tile_size(self) -> int:
+        """Side S of the tiles that this engine takes, in pixels."""
+        return self.bundle.tile_size
+
+    def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Inpaint a batch of tiles.
+
+        Args:
+            image: (B, 3, S, S) float32, [0, 1], 0 where missing.
+            edge: (B, 1, S, S) float32, [0, 1].
+            mask: (B, 1, S, S) float32, 1 where missing, else 0.
+
+        Returns:
+            The image (B, 3, S, S) and its edge map (B, 1, S, S), float32, values in (0, 0.7616).
+
+        Raises:
+            RequestError: where a shape or dtype is not as above.
+            EceaError: where the engine is closed, or the backend fails.
+        """
+        if self._session is None:
+            raise EceaError(f"{self.bundle.path}: the engine is closed: open it again")
+        size, batch = self.tile_size, len(image)
+        for name, tensor, channels in (("image", image, 3), ("edge", edge, 1), ("mask", mask, 1)):
+            if tensor.shape != (batch, channels, size, size) or tensor.dtype != np.float32 or batch < 1:
+                raise RequestError(
+                    f"'{name}' is {tensor.dtype} of shape {tensor.shape}, expected float32 of shape "
+                    f"({batch or 'B'}, {channels}, {size}, {size})"
+                )
+        try:
+            return self._session.infer(image, edge, mask)
+        except Exception as error:  # the backends' exceptions share no base class
+            raise EceaError(f"{self.bundle.path}: {self.backend} failed on a batch of {batch}: {error}") from error
+
+    def close(self) -> None:
+        """Release the engine; closing twice is harmless."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_engine(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    engine: str = "fp32",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """Open an engine.
+
+    Args:
+        bundle: path of the bundle; None looks it up as the commands do (:func:`ecea.runtime.bundle.find_bundle`).
+        engine: ``fp32``, ``fp16`` or ``int8``.
+        backend: ``openvino`` or ``cpu``; ``auto`` takes the first that loads. A backend named never falls back.
+        threads: threads that the backend computes on; None: the processors that this process may use.
+
+    Raises:
+        RequestError: where there is no such bundle, engine or backend, or a file of the bundle is damaged.
+        EceaError: where the backend fails to load a sound file.
+    """
+    if engine not in ENGINES:
+        raise RequestError(f"engine '{engine}' is unknown: expected one of {', '.join(ENGINES)}")
+    if backend != "auto" and backend not in BACKENDS:
+        raise RequestError(f"backend '{backend}' is unknown: expected auto or one of {', '.join(BACKENDS)}")
+    path, found = find_bundle(bundle)
+    contents = read_bundle(path)
+    if engine not in contents.engine_names:
+        raise RequestError(
+            f"{path}: holds no {engine} engine, only {', '.join(contents.engine_names)}: choose one of these, or "
+            f"export the checkpoint again with --engine {engine}"
+        )
+    threads = threads or usable_processors()
+    passed_over: dict[str, str] = {}
+    for name in BACKENDS if backend == "auto" else (backend,):
+        try:
+            session = _load(contents, engine, name, threads)
+        except BackendUnavailable as error:
+            passed_over[name] = str(error)
+            continue
+        return Engine(session, bundle=contents, found=found, engine=engine, backend=name, passed_over=passed_over)
+    reasons = "; ".join(f"{name}: {why}" for name, why in passed_over.items())
+    raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --backend")
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load(bundle: Bundle, engine: str, backend: str, threads: int) -> Session:
+    record = bundle.record(engine, backend)
+    if record is None:
+        raise BackendUnavailable(f"the bundle holds no {engine} engine for it")
+    model: Path = check_files(bundle, record)
+    return BACKENDS[backend](model, threads)

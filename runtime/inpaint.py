@@ -1,0 +1,236 @@
+"""Filling a scene: what ``ecea-run`` does, as a function."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from ecea.runtime.engine import Engine
+from ecea.runtime.errors import RequestError
+from ecea.runtime.pipeline import Progress, Recipe, SceneRows, fill_rows
+from ecea.runtime.scene import DEFAULT_BANDS, Scene, same_file
+from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.runtime.survey import Survey, survey
+from ecea.runtime.tiles import DEFAULT_OVERLAP, TileGrid, covering_grid, published_grid
+from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothing
+
+# GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory.
+_GDAL_CACHE_MB = 64
+_ROWS_AT_ONCE = 128
+
+DEFAULT_BATCH = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a scene.
+
+    Attributes:
+        source, destination: the scene read and the one written.
+        width, height: of both, in pixels.
+        tiles_run: tiles that the generator filled.
+        tiles_skipped: tiles without a gap.
+        tiles_blind: tiles whose pixels are all missing: nothing there to fill from.
+        pixels_filled: pixels that were filled.
+        pixels_left: pixels to fill that lie in blind tiles only, left as they were.
+        pixels_collar: missing pixels outside the swath, left as they were.
+        seconds: stage -> seconds of work in it; stages overlap, so they add up to more than ``total``.
+        stretch: the values that stand for 0 and 1, and the gamma.
+        engine, backend: what ran.
+        passed_over: backend -> why ``auto`` did not take it.
+        bundle, bundle_sha256: the bundle's path and the hash of its manifest.
+    """
+
+    source: str
+    destination: str
+    width: int
+    height: int
+    tiles_run: int
+    tiles_skipped: int
+    tiles_blind: int
+    pixels_filled: int
+    pixels_left: int
+    pixels_collar: int
+    seconds: dict[str, float]
+    stretch: tuple[float, float, float]
+    engine: str
+    backend: str
+    passed_over: dict[str, str]
+    bundle: str
+    bundle_sha256: str
+
+
+def inpaint(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    engine: Engine,
+    *,
+    bands: Sequence[int] = DEFAULT_BANDS,
+    mask: str | os.PathLike[str] | None = None,
+    stretch: Stretch | Sequence[float] | None = None,
+    overlap: int = DEFAULT_OVERLAP,
+    blend: str = "linear",
+    reference: bool = False,
+    batch: int = DEFAULT_BATCH,
+    on_rows: Callable[[int, Progress], None] | None = None,
+) -> Result:
+    """Fill the gaps of a scene and write it as a GeoTIFF; every pixel that is not filled keeps its bits.
+
+    Args:
+        source: any raster that GDAL opens; integers or floats.
+        destination: the GeoTIFF to write; replaced whole if it exists.
+        engine: an open engine.
+        bands: three 1-based bands, red, green, blue; one may stand for several. The others are copied.
+        mask: where the gaps are: ``nodata`` (default), ``zero``, ``qa``, or the path of a raster that is not 0
+            there. With ``nodata``, a float that is not finite is a gap too.
+        stretch: (minimum, maximum[, gamma]) in the scene's units, mapped to [0, 1] for the generator; None: 0 to 255
+            for uint8, else chosen from the scene's values.
+        overlap: pixels that neighbouring tiles share at least, 0 to half a tile.
+        blend: ``linear`` or ``mean``, how they are averaged there.
+        reference: reproduce the published application on an 8-bit scene: its tiles, mean blending, ``mask="zero"``,
+            values ``floor(255 v)``, and the whole generated image written, valid pixels too.
+        batch: tiles that the engine is given at once.
+        on_rows: called from this thread with the rows done so far and the progress.
+
+    Raises:
+        RequestError: where the scene, an option or the destination is wrong; nothing is written.
+        EceaError: where reading, inference or writing fails; nothing is written.
+    """
+    start = time.perf_counter()
+    target = Path(destination)
+    _check_request(source, target, batch)
+    selected_by = os.fspath(mask) if mask is not None else "zero" if reference else "nodata"
+    progress = Progress()
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB),
+        Scene(source, bands=bands, mask=selected_by) as scene,
+    ):
+        with progress.timed("survey"):
+            seen = survey(scene)
+        if reference:
+            recipe = _published_recipe(scene, engine.tile_size, stretch)
+        else:
+            grid = covering_grid(scene.height, scene.width, engine.tile_size, overlap, blend)
+            recipe = _default_recipe(scene, grid, stretch, seen)
+        pixels = _fill_and_write(scene, seen, target, engine, recipe, batch, progress, on_rows)
+        return Result(
+            source=os.fspath(source),
+            destination=str(target),
+            width=scene.width,
+            height=scene.height,
+            tiles_run=progress.tiles_run,
+            tiles_skipped=progress.tiles_skipped,
+            tiles_blind=progress.tiles_blind,
+            pixels_filled=pixels.filled,
+            pixels_left=pixels.left,
+            pixels_collar=pixels.collar,
+            seconds={**progress.seconds, "total": time.perf_counter() - start},
+            stretch=(recipe.stretch.minimum, recipe.stretch.maximum, recipe.stretch.gamma),
+            engine=engine.engine,
+            backend=engine.backend,
+            passed_over=engine.passed_over,
+            bundle=str(engine.bundle.path),
+            bundle_sha256=engine.bundle.sha256,
+        )
+
+
+@dataclass
+class _Pixels:
+    filled: int = 0
+    left: int = 0
+    collar: int = 0
+
+
+def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> None:
+    if same_file(source, target):
+        raise RequestError(f"{target}: is the scene itself, which is never changed: name another output")
+    check_destination(target)
+    if batch < 1:
+        raise RequestError(f"a batch of {batch} tiles is impossible: expected 1 or more")
+
+
+def _fill_and_write(
+    scene: Scene,
+    seen: Survey,
+    target: Path,
+    engine: Engine,
+    recipe: Recipe,
+    batch: int,
+    progress: Progress,
+    on_rows: Callable[[int, Progress], None] | None,
+) -> _Pixels:
+    pixels = _Pixels()
+    rows = _read_rows(scene, seen, recipe.every_tile, pixels, progress)
+    filling = fill_rows(
+        rows,
+        engine=engine,
+        recipe=recipe,
+        height=scene.height,
+        width=scene.width,
+        batch=batch,
+        progress=progress,
+    )
+    with (
+        whole_or_nothing(target) as temporary,
+        geotiff_like(scene.dataset, temporary) as write,
+        filling as parts,
+    ):
+        for part in parts:
+            with progress.timed("writing"):
+                write(part.bands)
+            pixels.filled += part.filled
+            pixels.left += part.left
+            if on_rows is not None:
+                on_rows(part.top + part.bands.shape[1], progress)
+    return pixels
+
+
+def _read_rows(
+    scene: Scene, seen: Survey, everything: bool, pixels: _Pixels, progress: Progress
+) -> Iterator[SceneRows]:
+    """Read the scene from the top, and decide for each pixel whether it is to be filled."""
+    for top in range(0, scene.height, _ROWS_AT_ONCE):
+        with progress.timed("reading"):
+            rows = scene.read(top, min(top + _ROWS_AT_ONCE, scene.height))
+            fill = seen.fill(rows)
+            pixels.collar += int(np.count_nonzero((rows.selected & ~fill).any(axis=0)))
+            if everything:
+                fill = np.ones_like(fill)
+        yield SceneRows(rows.top, rows.bands, rows.missing, fill)
+
+
+def _default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[float] | None, seen: Survey) -> Recipe:
+    if stretch is None:
+        chosen = automatic_stretch(scene.dtype, seen.sample)
+    else:
+        chosen = stretch if isinstance(stretch, Stretch) else Stretch(*stretch)
+    # A filled pixel must not look like a gap to whoever reads the output next.
+    forbidden = [[] if value is None or np.isnan(value) else [value] for value in scene.dataset.nodatavals]
+    if scene.zero_is_gap:
+        forbidden = [[*values, 0.0] for values in forbidden]
+
+    def to_values(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[Any]:
+        return chosen.from_unit(unit, scene.dtype, forbidden[position])
+
+    return Recipe(grid, chosen, scene.band_positions, every_tile=False, to_values=to_values)
+
+
+def _published_recipe(scene: Scene, size: int, stretch: Stretch | Sequence[float] | None) -> Recipe:
+    if scene.dtype != np.uint8 or stretch is not None:
+        raise RequestError(
+            f"{scene.path}: has values of type {scene.dtype}{'' if stretch is None else ' and a stretch was given'}: "
+            "the reference mode takes 8-bit scenes as they are; convert the scene to 8 bits first, or run without "
+            "--reference"
+        )
+
+    def to_bytes(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[np.uint8]:
+        return np.floor(255 * unit).astype(np.uint8)
+
+    grid = published_grid(scene.height, scene.width, size)
+    return Recipe(grid, Stretch(0, 255), scene.band_positions, every_tile=True, to_values=to_bytes)

@@ -1,0 +1,136 @@
+"""Where the gaps of a scene are known from: its nodata, zeros, a mask file, or Landsat's quality bands."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.windows import Window
+
+from ecea.runtime.errors import RequestError
+
+Mask = npt.NDArray[np.bool_]
+
+_QA_PIXEL_SUFFIX = "_QA_PIXEL.TIF"
+_QA_RADSAT_SUFFIX = "_QA_RADSAT.TIF"
+_QA_PIXEL_FILL = 1 << 0
+_QA_RADSAT_DROPPED = 1 << 9
+
+
+class MaskSource(Protocol):
+    """Says which values are to be filled: a pixel may lack one band and hold another, which then stays as it is.
+
+    Attributes:
+        covers_data: whether it may select pixels that hold data, so that it says nothing of where the swath ends.
+    """
+
+    covers_data: bool
+
+    def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
+        """(3, h, w) values and "no data" of a window -> True for each value to be filled, broadcast to (3, h, w)."""
+
+
+class NodataMask:
+    """What the raster itself declares to be no data, or that is not a finite number."""
+
+    covers_data = False
+
+    def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
+        return invalid
+
+
+class ZeroMask:
+    """Zeros. A pixel is a gap where any of its bands is 0, as in the published application."""
+
+    covers_data = False
+
+    def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
+        return np.asarray(bands == 0)
+
+
+class FileMask:
+    """Where the first band of another raster of the same size is not 0."""
+
+    covers_data = True
+
+    def __init__(self, path: Path, height: int, width: int, stack: ExitStack) -> None:
+        self._dataset = _open_same_size(path, height, width, stack)
+
+    def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
+        return np.asarray(self._dataset.read(1, window=window) != 0)
+
+
+class QualityMask:
+    """Fill (QA_PIXEL bit 0) or dropped pixels (QA_RADSAT bit 9) of the Landsat product that a scene belongs to."""
+
+    covers_data = False
+
+    def __init__(self, scene: Path, height: int, width: int, stack: ExitStack) -> None:
+        pixel = _quality_file(scene)
+        self._pixel = _open_same_size(pixel, height, width, stack)
+        radsat = pixel.with_name(pixel.name.removesuffix(_QA_PIXEL_SUFFIX) + _QA_RADSAT_SUFFIX)
+        self._radsat = _open_same_size(radsat, height, width, stack) if radsat.exists() else None
+
+    def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
+        gaps = (self._pixel.read(1, window=window) & _QA_PIXEL_FILL) != 0
+        if self._radsat is not None:
+            gaps |= (self._radsat.read(1, window=window) & _QA_RADSAT_DROPPED) != 0
+        return np.asarray(gaps)
+
+
+def collar(missing: Mask, outside_rows: Mask, outside_columns: Mask) -> Mask:
+    """Tell the collar, outside the swath, from the gaps inside it.
+
+    A missing pixel belongs to the collar where valid data end before it both along its row and along its column.
+    A stripe that opens into the collar still has valid scan lines above and below, a lake has shore on all sides.
+
+    Args:
+        missing: (h, W), True where there is no data.
+        outside_rows: (h, W), True beyond the first or last valid pixel of the row.
+        outside_columns: (h, W), True beyond the first or last valid pixel of the column.
+    """
+    return missing & outside_rows & outside_columns
+
+
+def open_mask(mask: str, scene: str, height: int, width: int, stack: ExitStack) -> MaskSource:
+    """Open the source of gaps that a user names: ``nodata``, ``zero``, ``qa`` or the path of a mask.
+
+    Raises:
+        RequestError: where a file is needed that is absent, is no raster, or has another size than the scene.
+    """
+    if mask == "nodata":
+        return NodataMask()
+    if mask == "zero":
+        return ZeroMask()
+    if mask == "qa":
+        return QualityMask(Path(scene), height, width, stack)
+    return FileMask(Path(mask), height, width, stack)
+
+
+def _open_same_size(path: Path, height: int, width: int, stack: ExitStack) -> Any:
+    try:
+        dataset = stack.enter_context(rasterio.open(path))
+    except rasterio.RasterioIOError as error:
+        raise RequestError(
+            f"{path}: is not a mask that can be read ({error}): expected a raster, or nodata, zero or qa"
+        ) from error
+    if (dataset.height, dataset.width) != (height, width):
+        raise RequestError(
+            f"{path}: is a mask of {dataset.width} x {dataset.height} px, the scene has {width} x {height}: give a "
+            "mask on the scene's own grid"
+        )
+    return dataset
+
+
+def _quality_file(scene: Path) -> Path:
+    """Find the QA_PIXEL file beside a scene whose name begins with the product's identifier."""
+    candidates = sorted(scene.parent.glob(f"*{_QA_PIXEL_SUFFIX}"))
+    matches = [path for path in candidates if scene.name.startswith(path.name.removesuffix(_QA_PIXEL_SUFFIX))]
+    if len(matches) != 1:
+        raise RequestError(
+            f"{scene}: has {len(matches)} files PRODUCT{_QA_PIXEL_SUFFIX} of the same Landsat product beside it, "
+            "expected one: put the quality bands beside the scene, or choose another --mask"
+        )
+    return matches[0]

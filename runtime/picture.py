@@ -1,0 +1,121 @@
+"""Before and after, side by side: a PNG to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from ecea.runtime.errors import EceaError, RequestError
+
+Bytes = NDArray[np.uint8]
+Stretch = tuple[float, float, float]
+Limits = list[Stretch]
+
+LONGEST_SIDE = 1600
+"""Pixels that either half of the picture is high and wide at most."""
+DIVIDER = 4
+"""Pixels of white between the halves."""
+NODATA_COLOUR = (58, 52, 52)
+"""Blue, green, red: a dark grey that is lighter than deep water and shadow."""
+
+_MARGIN = 8
+_TEXT_HEIGHT = 14
+_LABEL_COLOUR = (24, 20, 20)
+
+
+def before_after(
+    before_path: str | Path,
+    after_path: str | Path,
+    png_path: str | Path,
+    bands: tuple[int, int, int] = (1, 2, 3),
+    stretch: Stretch | None = None,
+) -> Path:
+    """Write a PNG with one scene left and the other right, alike in colour.
+
+    A pixel without a valid value in any of the bands is drawn in :data:`NODATA_COLOUR`. Scenes longer than
+    :data:`LONGEST_SIDE` are read decimated (every n-th pixel).
+
+    Args:
+        before_path, after_path: rasters of equal size.
+        png_path: of the picture; replaced when it exists, whole or not at all.
+        bands: shown as red, green and blue; the first is 1.
+        stretch: minimum, maximum and gamma: ``((value - min) / (max - min)) ** gamma`` is shown, in the units
+            of the file (its scales and offsets are not applied). Default: of each band, the 1st to the 99th
+            percentile of the valid values before, gamma 1.
+
+    Returns:
+        ``png_path``. The picture is twice as wide as a half, plus :data:`DIVIDER`.
+
+    Raises:
+        RequestError: the scenes' sizes differ.
+        EceaError: the picture cannot be encoded.
+    """
+    before, after = _read(before_path, bands), _read(after_path, bands)
+    if before.shape != after.shape:
+        raise RequestError(
+            f"{after_path}: is {after.shape[2]} x {after.shape[1]} px as shown, {before_path} is "
+            f"{before.shape[2]} x {before.shape[1]}: give two scenes of the same size"
+        )
+    limits = _percentiles(before) if stretch is None else [stretch] * 3
+    halves = [_label(_colours(before, limits), "before"), _label(_colours(after, limits), "after")]
+    divider = np.full((before.shape[1], DIVIDER, 3), 255, dtype=np.uint8)
+    return _write_png(Path(png_path), np.concatenate([halves[0], divider, halves[1]], axis=1))
+
+
+def _read(path: str | Path, bands: tuple[int, int, int]) -> NDArray[np.float64]:
+    """The three bands as (3, H, W) float64, NaN in every band where any has no valid value."""
+    with rasterio.open(path) as scene:
+        shrink = max(scene.height, scene.width, LONGEST_SIDE) / LONGEST_SIDE
+        size = (3, max(1, round(scene.height / shrink)), max(1, round(scene.width / shrink)))
+        values = scene.read(bands, out_shape=size).astype(np.float64)
+        valid = scene.read_masks(bands, out_shape=size) > 0
+    valid &= np.isfinite(values)
+    return np.where(valid.all(axis=0), values, np.nan)
+
+
+def _percentiles(values: NDArray[np.float64]) -> Limits:
+    """Minimum, maximum and gamma 1 for each band of (3, H, W) values; any limits where nothing is valid."""
+    valid = values[:, ~np.isnan(values[0])]
+    if valid.shape[1] == 0:
+        return [(0.0, 1.0, 1.0)] * 3
+    low, high = np.percentile(valid, [1, 99], axis=1)
+    return [(float(a), float(b), 1.0) for a, b in zip(low, high, strict=True)]
+
+
+def _colours(values: NDArray[np.float64], limits: Limits) -> Bytes:
+    """(3, H, W) values, NaN where invalid, as an (H, W, 3) picture in OpenCV's order: blue, green, red."""
+    shown = np.empty((*values.shape[1:], 3), dtype=np.uint8)
+    for band, (low, high, gamma) in enumerate(limits):
+        span = high - low if high > low else 1.0
+        light = np.clip((np.nan_to_num(values[band], nan=low) - low) / span, 0, 1) ** gamma
+        shown[..., 2 - band] = np.rint(light * 255)
+    shown[np.isnan(values[0])] = NODATA_COLOUR
+    return shown
+
+
+def _label(picture: Bytes, text: str) -> Bytes:
+    """Write ``text`` into the upper left corner, white on dark; the picture is changed and returned."""
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    scale = cv2.getFontScaleFromHeight(font, _TEXT_HEIGHT, 1)
+    (width, height), baseline = cv2.getTextSize(text, font, scale, 1)
+    corner = (2 * _MARGIN + width, 2 * _MARGIN + height + baseline)
+    cv2.rectangle(picture, (0, 0), corner, _LABEL_COLOUR, cv2.FILLED)
+    cv2.putText(picture, text, (_MARGIN, _MARGIN + height), font, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return picture
+
+
+def _write_png(path: Path, picture: Bytes) -> Path:
+    done, data = cv2.imencode(".png", picture)
+    if not done:
+        raise EceaError(f"{path}: OpenCV could not encode a picture of {picture.shape[1]} x {picture.shape[0]} px")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(data.tobytes())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

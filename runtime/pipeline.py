@@ -1,0 +1,287 @@
+"""From rows of a scene to filled rows: strips, tiles, edge maps, inference, blending, each a plain generator.
+
+Data moves one way. Every stage takes an iterator and yields, so each can be run and tested alone; ``fill_rows``
+puts them into threads of their own.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ecea.runtime.background import in_background
+from ecea.runtime.edges import edge_map, gray
+from ecea.runtime.engine import Engine
+from ecea.runtime.masks import Mask
+from ecea.runtime.stretch import Stretch
+from ecea.runtime.tiles import TileGrid, cut_tile
+
+Tensor = npt.NDArray[np.float32]
+
+# How many items a stage may be ahead of the next. A strip is a row of tiles, a batch some 1.3 MB a tile: the
+# memory of a run is bounded by these, not by the height of the scene.
+_STRIPS_AHEAD = 1
+_BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class SceneRows:
+    """Consecutive rows of a scene, ready to be tiled.
+
+    Attributes:
+        top: index of the first row.
+        bands: (bands of the file, h, W), as read.
+        missing: (h, W), True where the generator must not look.
+        fill: (3, h, W), True for each value of the chosen bands where its result is wanted.
+    """
+
+    top: int
+    bands: npt.NDArray[Any]
+    missing: Mask
+    fill: Mask
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The rows under one row of tiles; the first ``final`` of them are touched by no later strip."""
+
+    rows: SceneRows
+    final: int
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles of one strip: the engine's inputs, (B, C, S, S) each, and the column that each starts at."""
+
+    columns: tuple[int, ...]
+    image: Tensor
+    edge: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class FilledBatch:
+    """What the engine made of a batch: (B, 3, S, S)."""
+
+    columns: tuple[int, ...]
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class FilledRows:
+    """Rows that are ready to be written.
+
+    Attributes:
+        top: index of the first row.
+        bands: (bands of the file, h, W), the file's dtype.
+        filled: pixels filled among them.
+        left: pixels that were to be filled, but in no tile with a valid pixel.
+    """
+
+    top: int
+    bands: npt.NDArray[Any]
+    filled: int
+    left: int
+
+
+@dataclass
+class Progress:
+    """What a run has done so far; written by its threads, each its own fields."""
+
+    tiles_run: int = 0
+    tiles_skipped: int = 0
+    tiles_blind: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time in this block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How tiles become an image again.
+
+    Attributes:
+        grid: where the tiles lie.
+        stretch: between the scene's values and [0, 1].
+        positions: the three bands among those of the file, 0-based.
+        every_tile: run tiles without a gap too, and those without a valid pixel.
+        to_values: (n,) float32 in [0, 1] and a 0-based band of the file -> (n,) values of the scene's dtype.
+    """
+
+    grid: TileGrid
+    stretch: Stretch
+    positions: list[int]
+    every_tile: bool
+    to_values: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
+
+
+def cut_strips(rows: Iterator[SceneRows], grid: TileGrid, height: int) -> Iterator[Strip]:
+    """Join rows, however they come, into the strips of a grid."""
+    buffer: list[SceneRows] = []
+    for index, top in enumerate(grid.rows):
+        bottom = min(top + grid.size, height)
+        while not buffer or buffer[-1].top + buffer[-1].missing.shape[0] < bottom:
+            buffer.append(next(rows))
+        joined = _join(buffer, top)
+        height_of_strip = bottom - top
+        final = grid.rows[index + 1] - top if index + 1 < len(grid.rows) else height_of_strip
+        yield Strip(_slice(joined, 0, height_of_strip), final)
+        buffer = [joined]
+
+
+def prepare_tiles(
+    strips: Iterator[Strip], recipe: Recipe, batch: int, progress: Progress
+) -> Iterator[TileBatch | Strip]:
+    """Yield the batches of each strip's tiles that are to run, then the strip itself."""
+    for strip in strips:
+        pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        with progress.timed("edges"):
+            unit, byte_gray = _normalise(strip.rows, recipe)
+        for column in recipe.grid.columns:
+            with progress.timed("edges"):
+                tile = _prepare_tile(strip.rows, unit, byte_gray, column, recipe, progress)
+            if tile is not None:
+                pending.append((column, *tile))
+            if len(pending) == batch:
+                yield _stack(pending)
+                pending = []
+        if pending:
+            yield _stack(pending)
+        yield strip
+
+
+def infer_tiles(
+    items: Iterator[TileBatch | Strip], engine: Engine, progress: Progress
+) -> Iterator[FilledBatch | Strip]:
+    """Run the engine on each batch; strips pass through."""
+    for item in items:
+        if isinstance(item, Strip):
+            yield item
+            continue
+        with progress.timed("inference"):
+            out, _ = engine.infer(item.image, item.edge, item.mask)
+        progress.tiles_run += len(item.columns)
+        yield FilledBatch(item.columns, out)
+
+
+def blend_strips(
+    items: Iterator[FilledBatch | Strip], recipe: Recipe, width: int, progress: Progress
+) -> Iterator[FilledRows]:
+    """Average tiles where they overlap and yield the rows that no later tile can change."""
+    size, weights = recipe.grid.size, recipe.grid.weights
+    padded_width = recipe.grid.columns[-1] + size
+    total = np.zeros((3, size, padded_width), np.float32)
+    weight = np.zeros((size, padded_width), np.float32)
+    for item in items:
+        with progress.timed("blending"):
+            if isinstance(item, FilledBatch):
+                for column, out in zip(item.columns, item.out, strict=True):
+                    total[:, :, column : column + size] += out * weights
+                    weight[:, column : column + size] += weights
+                continue
+            rows = _slice(item.rows, 0, item.final)
+            filled = _fill(rows, total[:, : item.final, :width], weight[: item.final, :width], recipe)
+            for accumulated in (total, weight):
+                accumulated[..., : size - item.final, :] = accumulated[..., item.final :, :]
+                accumulated[..., size - item.final :, :] = 0
+        yield filled
+
+
+@contextmanager
+def fill_rows(
+    rows: Iterator[SceneRows],
+    *,
+    engine: Engine,
+    recipe: Recipe,
+    height: int,
+    width: int,
+    batch: int,
+    progress: Progress,
+) -> Iterator[Iterator[FilledRows]]:
+    """Run all stages, reading, edges and inference each in a thread; blending runs in the consumer's.
+
+    Leaving the ``with`` block stops every thread.
+    """
+    strips = cut_strips(rows, recipe.grid, height)
+    with in_background(strips, ahead=_STRIPS_AHEAD, name="ecea-read") as read:
+        tiles = prepare_tiles(read, recipe, batch, progress)
+        with in_background(tiles, ahead=_BATCHES_AHEAD, name="ecea-edges") as prepared:
+            inferred = infer_tiles(prepared, engine, progress)
+            with in_background(inferred, ahead=_BATCHES_AHEAD, name="ecea-inference") as results:
+                yield blend_strips(results, recipe, width, progress)
+
+
+def _join(parts: list[SceneRows], top: int) -> SceneRows:
+    """Put parts below one another and drop what lies above ``top``."""
+    joined = SceneRows(
+        parts[0].top,
+        np.concatenate([part.bands for part in parts], axis=1),
+        np.concatenate([part.missing for part in parts]),
+        np.concatenate([part.fill for part in parts], axis=1),
+    )
+    return _slice(joined, top - joined.top, joined.missing.shape[0])
+
+
+def _slice(rows: SceneRows, start: int, stop: int) -> SceneRows:
+    return SceneRows(rows.top + start, rows.bands[:, start:stop], rows.missing[start:stop], rows.fill[:, start:stop])
+
+
+def _normalise(rows: SceneRows, recipe: Recipe) -> tuple[Tensor, npt.NDArray[np.uint8]]:
+    """The chosen bands in [0, 1], 0 where missing, and their 8-bit gray."""
+    unit = recipe.stretch.to_unit(rows.bands[recipe.positions])
+    unit[:, rows.missing] = 0
+    return unit, gray((unit * 255 + 0.5).astype(np.uint8))
+
+
+def _prepare_tile(
+    rows: SceneRows,
+    unit: Tensor,
+    byte_gray: npt.NDArray[np.uint8],
+    column: int,
+    recipe: Recipe,
+    progress: Progress,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The engine's inputs for one tile, (C, S, S) each; None where the tile is not to run."""
+    size = recipe.grid.size
+    missing = rows.missing[:size, column : column + size]
+    if not recipe.every_tile:
+        if not rows.fill[:, :size, column : column + size].any():
+            progress.tiles_skipped += 1
+            return None
+        if missing.all():
+            progress.tiles_blind += 1
+            return None
+    mask = cut_tile(rows.missing, column, size)
+    edge = edge_map(cut_tile(byte_gray, column, size), mask)
+    return cut_tile(unit, column, size), edge[None], mask[None].astype(np.float32)
+
+
+def _stack(tiles: list[tuple[int, Tensor, Tensor, Tensor]]) -> TileBatch:
+    columns, image, edge, mask = zip(*tiles, strict=True)
+    return TileBatch(columns, np.stack(image), np.stack(edge), np.stack(mask))
+
+
+def _fill(rows: SceneRows, total: Tensor, weight: Tensor, recipe: Recipe) -> FilledRows:
+    """Put the weighted mean where it is wanted; every other value is a copy of the scene's."""
+    covered = weight > 0
+    bands = rows.bands.copy()
+    for position in sorted(set(recipe.positions)):
+        channels = [c for c, chosen in enumerate(recipe.positions) if chosen == position]
+        here = rows.fill[channels[0]] & covered
+        mean = total[channels][:, here].mean(axis=0) / weight[here]
+        bands[position, here] = recipe.to_values(mean, position)
+    wanted = rows.fill.any(axis=0)
+    filled = int(np.count_nonzero(wanted & covered))
+    return FilledRows(rows.top, bands, filled, left=int(np.count_nonzero(wanted)) - filled)

@@ -1,0 +1,446 @@
+"""A synthetic Landsat-7-like scene with SLC-off gaps: a sample to fill, where every true value is known.
+
+The geometry of the gaps is measured (see :func:`slc_off_gaps`); the land between them is invented. It is made
+with additions, multiplications, divisions and square roots of single elements, which IEEE 754 rounds alike
+everywhere, so a seed gives the same digital numbers on every machine. (Fourier transforms, powers, sums over
+arrays and matrix products would not.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+PERIOD = 33.0
+"""Rows of 30 m from one gap to the next, down a column."""
+TILT = 10.0
+"""Degrees by which a scan line descends to the right in a north-up scene."""
+MAX_WIDTH = 14.0
+"""Rows that a gap is wide at the sides of the swath."""
+FREE_SHARE = 0.2
+"""Share of the swath, around its centre line, without gaps."""
+BAND_SHIFTS = (0.0, 1.0, -1.0)
+"""Rows by which the gaps of the sample's bands are moved: the detectors of a band do not look exactly where
+those of another do, so the gap to fill is the union over the bands."""
+PIXEL_SIZE = 30.0
+"""Metres."""
+
+_BANDS = ("SR_B3 red", "SR_B2 green", "SR_B1 blue")
+_BRIGHTEST = 0.75  # a generator ending in tanh(1) reaches 0.76
+_SUN = (0.52, 0.48, 0.70)  # east, south, up: mid-morning in the northern hemisphere
+_RELIEF = 56.0  # height of the highest ridge, in pixels
+
+# Surface reflectance in red, green and blue: brighter than true ones, so that pictures need no gamma.
+_FOREST, _MEADOW, _ROCK, _SNOW = (
+    (0.10, 0.14, 0.09),
+    (0.25, 0.27, 0.17),
+    (0.40, 0.36, 0.32),
+    (0.58, 0.59, 0.61),
+)
+_DEEP, _SHALLOW, _SAND, _ROAD = (0.05, 0.10, 0.15), (0.13, 0.24, 0.25), (0.56, 0.51, 0.41), (0.50, 0.47, 0.43)
+_CROPS = (
+    (0.17, 0.23, 0.13),
+    (0.20, 0.28, 0.15),
+    (0.27, 0.31, 0.18),
+    (0.44, 0.40, 0.28),
+    (0.50, 0.46, 0.35),
+    (0.37, 0.31, 0.25),
+    (0.31, 0.26, 0.21),
+    (0.23, 0.26, 0.16),
+)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How reflectance is stored: ``reflectance = value * scale + offset``, and what stands for no value."""
+
+    scale: float
+    offset: float
+    nodata: float
+
+
+ENCODINGS = {
+    "uint16": Encoding(scale=2.75e-5, offset=-0.2, nodata=0),  # Landsat Collection 2
+    "int16": Encoding(scale=1e-4, offset=0.0, nodata=-999),
+    "uint8": Encoding(scale=1 / 255, offset=0.0, nodata=0),
+    "float32": Encoding(scale=1.0, offset=0.0, nodata=math.nan),
+}
+"""What :func:`write_sample_scene` can write, by dtype."""
+
+
+# ---- gaps and collar
+
+
+def slc_off_gaps(
+    height: int,
+    width: int,
+    *,
+    phase: float = 0.0,
+    tilt: float = TILT,
+    period: float = PERIOD,
+    max_width: float = MAX_WIDTH,
+    swath_width: float | None = None,
+    centre: float | None = None,
+    free_share: float = FREE_SHARE,
+    half_offset: float = 0.5,
+) -> Mask:
+    """Draw the gaps that Landsat 7 leaves since its scan line corrector failed, in a north-up frame.
+
+    Measured on five scenes at 30 m: gaps repeat every 33 rows down a column, descend to the right by 9.5 to
+    11.3 degrees, are 0.004 px wide per px from the swath's centre line and at most 14 px, are absent in the
+    central fifth, and lie half a period lower in one half of the swath than in the other.
+
+    The frame may be any window of a swath: a 256 px tile far from the centre line of a full scene is
+    ``slc_off_gaps(256, 256, swath_width=7000, centre=-2000)``.
+
+    Args:
+        height, width: of the frame, px.
+        phase: rows (px, any real number) by which the pattern is moved down. At 0 a gap of the left half points
+            at where the centre line crosses the frame's middle row.
+        tilt: degrees by which scan lines descend to the right; negative: they ascend. The centre line is at a
+            right angle to them.
+        period: rows (px) from one gap to the next down a column; above 0.
+        max_width: rows (px) that a gap is wide, down a column, at and beyond the sides of the swath.
+        swath_width: columns (px) from side to side of the swath; 7000 in a real scene. Default: ``width``.
+            Gaps widen by ``max_width / (swath_width / 2)`` px per px from the centre line: 0.004 at 7000.
+        centre: column of the centre line in the frame's middle row, in the frame or outside. Default: its middle.
+        free_share: share of ``swath_width`` without gaps, around the centre line, 0 to 1.
+        half_offset: share of a period by which the right half's gaps lie lower than the left half's.
+
+    Returns:
+        (height, width) bool, True in a gap.
+    """
+    half = (width if swath_width is None else swath_width) / 2
+    along, across = _scan_grid(height, width, tilt, centre)
+    stripe = along - phase - np.where(across > 0, half_offset * period, 0.0)
+    from_gap = (stripe + period / 2) % period - period / 2
+    wide = np.minimum(max_width / half * np.abs(across), max_width)
+    # Half open, so that a gap `w` rows wide never covers more than ceil(w) of them.
+    inside = (from_gap >= -wide / 2) & (from_gap < wide / 2)
+    return np.asarray(inside & (np.abs(across) >= free_share * half))
+
+
+def collar(height: int, width: int, angle: float = TILT) -> Mask:
+    """The part of a frame outside the scene: the frame is the bounding box of a turned rectangle.
+
+    Args:
+        height, width: of the frame, px.
+        angle: degrees by which the rectangle's upper side descends to the right; negative: it ascends.
+
+    Returns:
+        (height, width) bool, True outside. Four triangles, one in each corner; nothing at 0 degrees.
+
+    Raises:
+        ValueError: no rectangle turned by ``angle`` has a bounding box as long and narrow as the frame.
+    """
+    across_size, along_size = swath_size(height, width, angle)
+    along, across = _scan_grid(height, width, angle, None)
+    return np.asarray((np.abs(across) > across_size / 2) | (np.abs(along) > along_size / 2))
+
+
+def swath_size(height: int, width: int, angle: float = TILT) -> tuple[float, float]:
+    """Size of the scene that :func:`collar` leaves: columns along a row, rows down a column (px).
+
+    The first is what :func:`slc_off_gaps` takes as ``swath_width``. Arguments and errors are as for ``collar``.
+    """
+    tan = abs(_tangent(angle))
+    # A rectangle of sides a, b turned by t: width = a cos t + b sin t, height = a sin t + b cos t. Solved for
+    # a / cos t and b / cos t, its extent along a row and along a column.
+    stretch = (1 + tan * tan) / (1 - tan * tan) if tan < 1 else 0.0
+    across, along = (width - height * tan) * stretch, (height - width * tan) * stretch
+    if not (across > 0 and along > 0):
+        raise ValueError(
+            f"a swath turned by {angle} degrees does not fit a frame of {width} x {height} px: "
+            f"make its sides more alike or the angle smaller"
+        )
+    return across, along
+
+
+def _tangent(degrees: float) -> float:
+    return round(math.tan(math.radians(degrees)), 9)  # libraries differ in the last bit
+
+
+def _scan_grid(
+    height: int, width: int, tilt: float, centre: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows below the scan line through the frame's centre, columns right of the centre line: (H, W), px."""
+    tan = _tangent(tilt)
+    y = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
+    x = np.arange(width, dtype=np.float64)[None, :] - ((width - 1) / 2 if centre is None else centre)
+    return y - x * tan, x + y * tan
+
+
+# ---- land
+
+
+def terrain(height: int, width: int, seed: int = 0) -> Floats:
+    """Invent land: ridges and valleys in the north, parcels in the south, a river that runs through a lake.
+
+    Args:
+        height, width: px. The layout follows the frame; texture, parcels and river are sized in pixels.
+        seed: 0 or more.
+
+    Returns:
+        (3, height, width) float32, surface reflectance of red, green and blue, 0.02 to 0.75.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None, :]
+    river, lake = _water(rng, y, x)
+    ground, mountains = _elevation(rng, y, x, river)
+    light = _hill_shade(ground * _RELIEF)
+    texture = _fractal(rng, y, x, spacing=7.0, octaves=3)
+
+    land = _wild_land(rng, y, x, ground, mountains, texture)
+    farmed = _smooth(0.26, 0.20, mountains) * _smooth(0.18, 0.12, _fractal(rng, y, x, spacing=70.0, octaves=4))
+    land += (_parcels(rng, y, x) - land) * farmed
+    grain = 0.12 * texture + 0.10 * _noise(rng, y, x, 1.7)
+    land *= light * (1 + grain)
+    land = _mix(land, _SAND, 0.8 * _smooth(13.0, 6.0, np.minimum(river, lake) + 5 * texture) * (mountains < 0.5))
+
+    depth = _smooth(4.0, -40.0, np.minimum(lake, river + 3)) + 0.05 * texture
+    water = _mix(np.zeros_like(land) + _column(_SHALLOW), _DEEP, depth)
+    land += (water - land) * np.maximum(_smooth(4.6, 3.2, river), _smooth(1.0, -1.0, lake))
+    return np.asarray(np.clip(land, 0.02, _BRIGHTEST), dtype=np.float32)
+
+
+def _water(rng: np.random.Generator, y: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Distances (px, (H, W)) from the river's middle and from the lake's shore, negative in the lake."""
+    height, width = y.size, x.size
+    bend_y = y + 26 * _noise(rng, y, x, 64.0) + 7 * _noise(rng, y, x, 21.0)
+    bend_x = x + 46 * _noise(rng, y, x, 80.0) + 10 * _noise(rng, y, x, 23.0)
+    start, drift = rng.uniform(0.25, 0.75), rng.uniform(-0.25, 0.25)
+    course = (start + drift * bend_y / height) * width
+    course += 0.2 * width * _noise(rng, bend_y, np.zeros_like(bend_y), max(height / 2.5, 8.0))
+    aside = np.asarray(bend_x - course, dtype=np.float32)
+    slope_y, slope_x = _slopes(aside)
+    # A distance is a difference over its slope: without, the river would widen where it turns.
+    river = np.abs(aside) / np.maximum(np.sqrt(slope_y * slope_y + slope_x * slope_x), np.float32(0.4))
+
+    below = bend_y - np.float32(rng.uniform(0.55, 0.75) * height)
+    from_centre = np.sqrt(below * below / np.float32(0.5) + aside * aside / np.float32(1.7))
+    size = 0.09 * min(height, width)
+    lake = from_centre - np.float32(size) * (1 + 0.7 * _fractal(rng, y, x, 50.0, 4))
+    return np.asarray(river, dtype=np.float32), np.asarray(lake, dtype=np.float32)
+
+
+def _elevation(rng: np.random.Generator, y: Floats, x: Floats, river: Floats) -> tuple[Floats, Floats]:
+    """Height of the ground and share of mountains, (H, W), both about 0 to 1; the river has cut a valley."""
+    height, width = y.size, x.size
+    north = 0.5 - y / height + np.float32(rng.uniform(-0.5, 0.5)) * (x / width - 0.5)
+    mountains = _smooth(-0.16, 0.24, north + 0.30 * _fractal(rng, y, x, max(min(height, width) / 2.5, 8.0), 3))
+    warp_y = y + 14 * _fractal(rng, y, x, 70.0, 2)
+    warp_x = x + 14 * _fractal(rng, y, x, 70.0, 2)
+    ridges = _ridges(rng, warp_y, warp_x, spacing=130.0, octaves=6)
+    hills = _fractal(rng, warp_y, warp_x, spacing=60.0, octaves=4)
+    valley = 0.15 + 0.85 * _smooth(4.0, 90.0, river)
+    ground = (mountains * ridges * valley + 0.05 * hills * (0.3 + mountains)).astype(np.float32)
+    return ground, mountains
+
+
+def _hill_shade(ground: Floats) -> Floats:
+    """Light on a surface whose heights are in pixels, (H, W): 1 on level ground, 0.35 in shadow."""
+    slope_y, slope_x = _slopes(ground)
+    east, south, up = _SUN
+    facing = (up - east * slope_x - south * slope_y) / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
+    return np.asarray(0.35 + 0.65 * np.clip(facing / up, 0, 1.5), dtype=np.float32)
+
+
+def _slopes(field: Floats) -> tuple[Floats, Floats]:
+    """Rise per pixel down a column and along a row, (H, W); 0 on the frame's border."""
+    slope_y, slope_x = np.zeros_like(field), np.zeros_like(field)
+    slope_y[1:-1] = (field[2:] - field[:-2]) / 2
+    slope_x[:, 1:-1] = (field[:, 2:] - field[:, :-2]) / 2
+    return slope_y, slope_x
+
+
+def _wild_land(
+    rng: np.random.Generator, y: Floats, x: Floats, ground: Floats, mountains: Floats, texture: Floats
+) -> Floats:
+    """Reflectance of land that nobody farms, (3, H, W): meadow, forest, and rock and snow higher up."""
+    patches = _fractal(rng, y, x, spacing=45.0, octaves=5)
+    land = np.zeros((3, *ground.shape), dtype=np.float32) + _column(_MEADOW)
+    land = _mix(land, _FOREST, _smooth(-0.06, 0.05, patches + 0.35 * mountains + 0.2 * texture))
+    land = _mix(land, _ROCK, _smooth(0.46, 0.62, ground + 0.12 * patches + 0.05 * texture))
+    return _mix(land, _SNOW, _smooth(0.70, 0.80, ground + 0.15 * patches))
+
+
+def _parcels(rng: np.random.Generator, y: Floats, x: Floats) -> Floats:
+    """Reflectance of farmed land, (3, H, W): strips of unlike width, cut into parcels, with lanes between."""
+    u = 0.96 * x + 0.28 * y  # a turn by the exact angle of the 7-24-25 triangle
+    v = 0.96 * y - 0.28 * x
+    sides = np.cumsum(rng.integers(14, 40, size=(x.size + y.size) // 14 + 2)).astype(np.float32)
+    strip = np.searchsorted(sides, u)
+    length = rng.integers(16, 52, size=sides.size + 1).astype(np.float32)[strip]
+    step = (v + rng.integers(0, 64, size=sides.size + 1).astype(np.float32)[strip]) / length
+    parcel = np.floor(step)
+    to_side = sides[np.minimum(strip, sides.size - 1)] - u
+    to_end = (step - parcel) * length
+
+    kinds = rng.integers(len(_CROPS), size=(64, 64))
+    tints = rng.uniform(0.85, 1.15, size=(64, 64)).astype(np.float32)
+    index = (strip % 64, parcel.astype(np.int64) % 64)
+    land = np.moveaxis(np.asarray(_CROPS, dtype=np.float32)[kinds[index]], -1, 0) * tints[index]
+    land = _mix(land, _FOREST, 0.6 * _smooth(1.6, 0.6, to_end))
+    return _mix(land, _ROAD, 0.8 * _smooth(1.8, 0.8, to_side) * (strip % 4 == 0))
+
+
+# ---- noise
+
+
+def _noise(rng: np.random.Generator, y: Floats, x: Floats, spacing: float) -> Floats:
+    """Gradient noise (Perlin) at pixel positions ``y``, ``x`` that broadcast together; about -1 to 1, mean 0.
+
+    ``spacing`` is the size in pixels of the lattice's cells, that is, of the smallest bumps.
+    """
+    slopes = rng.integers(-8, 9, size=(2, 256, 256)).astype(np.float32) / np.float32(5)
+    y, x = y / np.float32(spacing), x / np.float32(spacing)
+    row, col = np.floor(y), np.floor(x)
+    fy, fx = y - row, x - col
+    row, col = row.astype(np.int64), col.astype(np.int64)
+
+    def corner(dy: int, dx: int) -> Floats:
+        at = ((row + dy) % 256, (col + dx) % 256)
+        return np.asarray(slopes[0][at] * (fy - dy) + slopes[1][at] * (fx - dx), dtype=np.float32)
+
+    wy = fy * fy * fy * (fy * (fy * 6 - 15) + 10)
+    wx = fx * fx * fx * (fx * (fx * 6 - 15) + 10)
+    upper = corner(0, 0) + (corner(0, 1) - corner(0, 0)) * wx
+    lower = corner(1, 0) + (corner(1, 1) - corner(1, 0)) * wx
+    return np.asarray(upper + (lower - upper) * wy, dtype=np.float32)
+
+
+def _fractal(rng: np.random.Generator, y: Floats, x: Floats, spacing: float, octaves: int) -> Floats:
+    """Noise at ``octaves`` sizes from ``spacing`` down, each half as high as the last; about -1 to 1."""
+    total = _noise(rng, y, x, spacing)
+    for octave in range(1, octaves):
+        total = total + _noise(rng, y, x, spacing / 2**octave) * np.float32(0.5**octave)
+    return total
+
+
+def _ridges(rng: np.random.Generator, y: Floats, x: Floats, spacing: float, octaves: int) -> Floats:
+    """Ridged noise, about 0 to 1: sharp crests where gradient noise crosses 0, finer ones on high ground."""
+    total: Floats = np.zeros(np.broadcast_shapes(y.shape, x.shape), dtype=np.float32)
+    weight: Floats = np.ones_like(total)
+    for octave in range(octaves):
+        crest = 1 - np.minimum(np.abs(_noise(rng, y, x, spacing / 2**octave)) * 1.5, 1)
+        crest = crest * crest * weight
+        total += crest * np.float32(0.5 * 0.54**octave)
+        weight = np.clip(crest * 2.2, 0.1, 1)
+    return total
+
+
+def _smooth(start: float, end: float, values: Floats) -> Floats:
+    """0 up to ``start``, 1 from ``end`` on, a smooth rise between; ``end`` may lie below ``start``."""
+    t = np.clip((values - np.float32(start)) / np.float32(end - start), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
+
+
+def _column(colour: tuple[float, float, float]) -> Floats:
+    return np.array(colour, dtype=np.float32)[:, None, None]
+
+
+def _mix(image: Floats, colour: tuple[float, float, float], share: Floats) -> Floats:
+    """``image`` (3, H, W), with ``share`` (H, W) of every pixel replaced by ``colour``."""
+    return np.asarray(image + (_column(colour) - image) * share, dtype=np.float32)
+
+
+# ---- files
+
+
+def write_sample_scene(
+    path: str | Path,
+    *,
+    height: int = 800,
+    width: int = 1024,
+    seed: int = 1,
+    dtype: str = "uint16",
+    truth_path: str | Path | None = None,
+) -> Path:
+    """Write :func:`terrain` as a GeoTIFF with SLC-off gaps and a collar, both nodata: three bands, UTM, 30 m.
+
+    The gaps are as wide at the sides of the swath as in a full scene, and reach the collar there. Those of
+    the three bands differ by :data:`BAND_SHIFTS`.
+
+    Args:
+        path: of the file; replaced when it exists, whole or not at all.
+        height, width: px, neither more than 5 times the other.
+        seed: of the land, 0 or more.
+        dtype: a key of :data:`ENCODINGS`. As "uint16", values are digital numbers of Landsat Collection 2
+            surface reflectance, 8000 to 34546, with nodata 0. The file's band scales and offsets turn values
+            into reflectance.
+        truth_path: where to write the same scene without gaps, with its collar. Default: nowhere.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: ``dtype`` is not one of those, or the sides are too unlike for a turned swath.
+    """
+    if dtype not in ENCODINGS:
+        raise ValueError(f"a sample scene cannot be written as {dtype!r}: choose one of {', '.join(ENCODINGS)}")
+    outside = collar(height, width)
+    across, along = swath_size(height, width)
+    # A gap of the left half on the upper side keeps slivers of land, one row high, from standing along it.
+    phases = [shift - along / 2 for shift in BAND_SHIFTS]
+    gaps = np.stack([slc_off_gaps(height, width, phase=phase, swath_width=across) for phase in phases])
+    values = _encode(terrain(height, width, seed), dtype)
+    title = f"Synthetic Landsat-7-like scene, seed {seed}"
+    if truth_path is not None:
+        _write(Path(truth_path), np.where(outside, _nodata(dtype), values), f"{title}, without gaps")
+    _write(Path(path), np.where(outside | gaps, _nodata(dtype), values), title)
+    return Path(path)
+
+
+def _nodata(dtype: str) -> NDArray[np.generic]:
+    return np.array(ENCODINGS[dtype].nodata, dtype=dtype)
+
+
+def _encode(reflectance: Floats, dtype: str) -> NDArray[np.generic]:
+    """Reflectance as stored values of ``dtype``; none is the nodata value."""
+    encoding = ENCODINGS[dtype]
+    values = (reflectance.astype(np.float64) - encoding.offset) / encoding.scale
+    return values.astype(dtype) if dtype == "float32" else np.rint(values).astype(dtype)
+
+
+def _write(path: Path, values: NDArray[np.generic], title: str) -> None:
+    """Write (3, H, W) ``values`` beside ``path``, then rename."""
+    count, height, width = values.shape
+    encoding = ENCODINGS[values.dtype.name]
+    profile = {
+        "driver": "GTiff",
+        "count": count,
+        "height": height,
+        "width": width,
+        "dtype": values.dtype.name,
+        "nodata": encoding.nodata,
+        "crs": "EPSG:32610",
+        "transform": rasterio.Affine(PIXEL_SIZE, 0, 553_800, 0, -PIXEL_SIZE, 4_260_300),
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+        "predictor": 3 if values.dtype.kind == "f" else 2,
+        "photometric": "RGB",
+    }
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with rasterio.open(part, "w", **profile) as scene:
+            scene.write(values)
+            scene.descriptions = _BANDS
+            scene.scales = (encoding.scale,) * count
+            scene.offsets = (encoding.offset,) * count
+            scene.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+            scene.update_tags(TIFFTAG_IMAGEDESCRIPTION=title)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""Reading a scene: any raster that GDAL opens, a few rows at a time."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.enums import MaskFlags
+from rasterio.windows import Window
+
+from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.masks import Mask, open_mask
+
+DEFAULT_BANDS = (1, 2, 3)
+
+_KINDS = "iuf"  # integers and floats of any width
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a scene.
+
+    Attributes:
+        top: index of the first row.
+        bands: (bands of the file, h, W), the file's own dtype; all of them, to be copied.
+        missing: (h, W), True where the chosen bands hold no data or are to be filled: hidden from the generator.
+        selected: (3, h, W), True for each value of the chosen bands that the mask asks to fill, in the collar too.
+        void: (h, W), True where the scene holds nothing: what a collar is made of.
+    """
+
+    top: int
+    bands: npt.NDArray[Any]
+    missing: Mask
+    selected: Mask
+    void: Mask
+
+    @property
+    def bottom(self) -> int:
+        """Index of the row after the last."""
+        return self.top + self.bands.shape[1]
+
+
+class Scene:
+    """An open scene, the three bands that matter in it, and where its gaps are known from.
+
+    Args:
+        path: a file, or anything else that GDAL opens (``/vsizip/``, ``/vsis3/``, ...).
+        bands: three 1-based indexes, in the order red, green, blue; one may stand for several.
+        mask: ``nodata``, ``zero``, ``qa`` or the path of a mask raster.
+
+    Raises:
+        RequestError: where the raster, its bands, its dtype or the mask are not what is needed.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, bands: Sequence[int] = DEFAULT_BANDS, mask: str = "nodata"
+    ) -> None:
+        self.path = os.fspath(path)
+        self.bands = tuple(bands)
+        with ExitStack() as stack:
+            self._dataset = stack.enter_context(_open(self.path))
+            self._check_bands()
+            self._check_declares_gaps(mask)
+            self._mask = open_mask(mask, self.path, self.height, self.width, stack)
+            self.zero_is_gap = mask == "zero"
+            self._stack = stack.pop_all()
+
+    @property
+    def dataset(self) -> Any:
+        """The open ``rasterio`` dataset; one thread at a time."""
+        return self._dataset
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self._dataset.height)
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self._dataset.width)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of every band."""
+        return np.dtype(self._dataset.dtypes[0])
+
+    @property
+    def band_positions(self) -> list[int]:
+        """The chosen bands as 0-based positions in ``Rows.bands``."""
+        return [band - 1 for band in self.bands]
+
+    def read(self, top: int, bottom: int) -> Rows:
+        """Read the rows ``[top, bottom)``.
+
+        Raises:
+            EceaError: where the file is damaged there.
+        """
+        window = Window(0, top, self.width, bottom - top)
+        try:
+            values = self._dataset.read(window=window)
+            declared = self._dataset.read_masks(list(self.bands), window=window)
+        except rasterio.RasterioIOError as error:
+            raise EceaError(f"{self.path}: rows {top} to {bottom - 1} cannot be read ({error})") from error
+        chosen = values[self.band_positions]
+        invalid = declared == 0
+        if self.dtype.kind == "f":
+            invalid |= ~np.isfinite(chosen)
+        selected = np.broadcast_to(self._mask.select(chosen, invalid, window), invalid.shape)
+        missing = (invalid | selected).any(axis=0)
+        void = invalid.any(axis=0) if self._mask.covers_data else missing
+        return Rows(top, values, missing, selected, void)
+
+    def close(self) -> None:
+        """Close the scene and its mask."""
+        self._stack.close()
+
+    def __enter__(self) -> "Scene":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_bands(self) -> None:
+        count, dtypes = self._dataset.count, set(self._dataset.dtypes)
+        if len(self.bands) != 3 or any(band < 1 for band in self.bands):
+            raise RequestError(
+                f"bands {','.join(map(str, self.bands))} are not three: expected three indexes from 1, such as 3,2,1 "
+                "(one may stand for several: 1,1,1)"
+            )
+        if max(self.bands) > count:
+            raise RequestError(
+                f"{self.path}: has {count} band{'s' * (count > 1)}, bands {','.join(map(str, self.bands))} were "
+                "asked for: choose among them with --bands (one may stand for several: 1,1,1)"
+            )
+        if len(dtypes) > 1 or np.dtype(self._dataset.dtypes[0]).kind not in _KINDS:
+            raise RequestError(
+                f"{self.path}: has values of type {', '.join(sorted(dtypes))}: expected one type for all bands, an "
+                "integer or a float; convert it first (gdal_translate -ot Float32)"
+            )
+
+    def _check_declares_gaps(self, mask: str) -> None:
+        if mask != "nodata" or self.dtype.kind == "f":
+            return
+        flags = self._dataset.mask_flag_enums
+        if all(MaskFlags.all_valid in flags[position] for position in self.band_positions):
+            raise RequestError(
+                f"{self.path}: declares no nodata value, so its gaps cannot be told from data: say where they are "
+                "with --mask zero or --mask FILE"
+            )
+
+
+def same_file(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:
+    """Whether two paths are one existing file."""
+    try:
+        return Path(first).samefile(second)
+    except OSError:
+        return False
+
+
+def _open(path: str) -> Any:
+    try:
+        return rasterio.open(path)
+    except rasterio.RasterioIOError as error:
+        local = Path(path)
+        if not path.startswith("/vsi") and "://" not in path and not local.exists():
+            raise RequestError(f"{path}: no such file: give the path of a raster") from error
+        raise RequestError(f"{path}: is not a raster that GDAL opens ({error}): give a raster file") from error

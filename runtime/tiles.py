@@ -1,0 +1,83 @@
+"""Which tiles cover a scene, what weight each pixel of a tile has, and how a tile is cut from a strip of rows."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ecea.runtime.errors import RequestError
+
+BLENDS = ("linear", "mean")
+DEFAULT_OVERLAP = 32  # px; see docs/architecture.md for what was measured
+PUBLISHED_OVERLAP = 20  # px
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Square tiles that together cover a scene.
+
+    Attributes:
+        size: side of a tile in pixels.
+        rows: top row of each strip of tiles, ascending from 0.
+        columns: left column of each tile in a strip, ascending from 0.
+        weights: (size, size) float32, > 0: the weight of a tile's pixels where tiles overlap.
+    """
+
+    size: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    weights: npt.NDArray[np.float32]
+
+
+def covering_grid(height: int, width: int, size: int, overlap: int, blend: str) -> TileGrid:
+    """Lay as few tiles as cover the scene with neighbours sharing at least ``overlap`` pixels, evenly.
+
+    No tile reaches beyond the scene, unless the scene is smaller than a tile.
+
+    Raises:
+        RequestError: where ``overlap`` is not in ``[0, size / 2]`` or ``blend`` is not one of ``BLENDS``.
+    """
+    if not 0 <= overlap <= size // 2:
+        raise RequestError(f"an overlap of {overlap} px is out of range: expected 0 to {size // 2} px, half a tile")
+    if blend not in BLENDS:
+        raise RequestError(f"blend '{blend}' is unknown: expected one of {', '.join(BLENDS)}")
+    rows, columns = _even_positions(height, size, overlap), _even_positions(width, size, overlap)
+    ramp = overlap if blend == "linear" else 0
+    return TileGrid(size, rows, columns, _ramp_weights(size, ramp))
+
+
+def published_grid(height: int, width: int, size: int) -> TileGrid:
+    """Lay tiles as the published application does: a fixed step, the last ones reaching beyond the scene."""
+    step = size - PUBLISHED_OVERLAP
+
+    def positions(length: int) -> tuple[int, ...]:
+        return tuple(range(0, max(length - PUBLISHED_OVERLAP, 1), step))
+
+    return TileGrid(size, positions(height), positions(width), np.ones((size, size), np.float32))
+
+
+def cut_tile(strip: npt.NDArray[_Scalar], column: int, size: int) -> npt.NDArray[_Scalar]:
+    """Cut (..., size, size) from the left top of a strip (..., H, W), mirrored where the strip ends before."""
+    tile = strip[..., :size, column : column + size]
+    missing_rows, missing_columns = size - tile.shape[-2], size - tile.shape[-1]
+    if not missing_rows and not missing_columns:
+        return tile
+    padding = [(0, 0)] * (tile.ndim - 2) + [(0, missing_rows), (0, missing_columns)]
+    return np.pad(tile, padding, mode="reflect")
+
+
+def _even_positions(length: int, size: int, overlap: int) -> tuple[int, ...]:
+    if length <= size:
+        return (0,)
+    count = -(-(length - overlap) // (size - overlap))
+    return tuple(round(i * (length - size) / (count - 1)) for i in range(count))
+
+
+def _ramp_weights(size: int, ramp: int) -> npt.NDArray[np.float32]:
+    """Rise linearly over ``ramp`` pixels from each side; the product of the two directions."""
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
+    profile = np.minimum(distance / (ramp + 1), 1).astype(np.float32)
+    return np.outer(profile, profile)

@@ -1,0 +1,174 @@
+"""Writing the filled scene: a tiled, compressed GeoTIFF that appears whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window
+
+from ecea.runtime.errors import EceaError, RequestError
+
+BLOCK = 256  # px; rows are handed to GDAL in whole blocks, so none is compressed twice
+
+_STALE_TAG = "STATISTICS_"  # GDAL's cached statistics are not those of the filled band
+_STRUCTURE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "xml:XMP", "TIFF")
+
+WriteRows = Callable[[npt.NDArray[Any]], None]
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse a destination that cannot be written, before any work is done.
+
+    Raises:
+        RequestError: where its folder does not exist or may not be written, or it is itself a folder.
+    """
+    folder = destination.parent
+    if not folder.is_dir():
+        raise RequestError(f"{destination}: the folder {folder} does not exist: make it, or name another output")
+    if destination.is_dir():
+        raise RequestError(f"{destination}: is a folder: name a file for the output")
+    if not os.access(folder, os.W_OK):
+        raise RequestError(f"{destination}: the folder {folder} may not be written: name another output")
+
+
+@contextmanager
+def whole_or_nothing(destination: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``destination``; rename it there if the block succeeds, else delete it.
+
+    Raises:
+        EceaError: where the rename fails.
+    """
+    temporary = destination.with_name(f".{destination.stem}.{secrets.token_hex(4)}.partial{destination.suffix}")
+    try:
+        yield temporary
+        try:
+            temporary.replace(destination)
+        except OSError as error:
+            raise EceaError(f"{destination}: cannot be put in place ({error.strerror})") from error
+    finally:
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}.aux.xml")):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def geotiff_like(source: Any, destination: Path, **changes: Any) -> Iterator[WriteRows]:
+    """Create a GeoTIFF with everything of ``source`` but its pixels, and take those from the top row down.
+
+    Kept: size, bands, dtype, CRS, transform, ground control points, RPCs, nodata, mask, descriptions, units,
+    scales, offsets, colour interpretation, colour tables and tags.
+
+    Args:
+        source: an open rasterio dataset.
+        destination: a path that does not exist.
+        changes: of the rasterio profile, such as ``dtype``.
+
+    Yields:
+        A function that takes the next rows, (bands, h, W).
+
+    Raises:
+        EceaError: where the file system refuses, with its reason.
+    """
+    profile = _profile(source) | changes
+    try:
+        with rasterio.open(destination, "w", **profile) as target:
+            _copy_metadata(source, target)
+            rows = _AlignedRows(target)
+            yield rows.add
+            rows.flush()
+        _check_complete(destination)
+    except (rasterio.RasterioIOError, rasterio.errors.RasterioError, OSError) as error:
+        raise EceaError(
+            f"{destination.parent}: the output cannot be written there ({error}): is the disk full?"
+        ) from error
+
+
+class _AlignedRows:
+    """Gathers rows until they make up whole blocks of the file."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._top = 0
+        self._pending: list[npt.NDArray[Any]] = []
+        self._count = 0
+
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        self._pending.append(rows)
+        self._count += rows.shape[1]
+        if self._count >= BLOCK:
+            self._write(self._count - self._count % BLOCK)
+
+    def flush(self) -> None:
+        if self._count:
+            self._write(self._count)
+
+    def _write(self, count: int) -> None:
+        rows = np.concatenate(self._pending, axis=1)
+        window = Window(0, self._top, rows.shape[2], count)
+        self._target.write(rows[:, :count], window=window)
+        self._pending = [rows[:, count:]]
+        self._top += count
+        self._count -= count
+
+
+def _profile(source: Any) -> dict[str, Any]:
+    dtype = np.dtype(source.dtypes[0])
+    return {
+        "driver": "GTiff",
+        "width": source.width,
+        "height": source.height,
+        "count": source.count,
+        "dtype": dtype.name,
+        "nodata": source.nodata,
+        "crs": source.crs,
+        "transform": source.transform,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "interleave": "pixel",
+        "compress": "deflate",
+        "predictor": 3 if dtype.kind == "f" else 2,
+        "zlevel": 6,
+        "BIGTIFF": "IF_SAFER",
+    }
+
+
+def _copy_metadata(source: Any, target: Any) -> None:
+    target.update_tags(**_fresh(source.tags()))
+    for namespace in source.tag_namespaces():
+        if namespace not in _STRUCTURE:
+            target.update_tags(ns=namespace, **source.tags(ns=namespace))
+    for band in source.indexes:
+        target.update_tags(band, **_fresh(source.tags(band)))
+        if source.descriptions[band - 1]:
+            target.set_band_description(band, source.descriptions[band - 1])
+        if source.units[band - 1]:
+            target.set_band_unit(band, source.units[band - 1])
+        if source.colorinterp[band - 1] == ColorInterp.palette:
+            target.write_colormap(band, source.colormap(band))
+    target.scales = source.scales
+    target.offsets = source.offsets
+    target.colorinterp = source.colorinterp
+    control_points, control_crs = source.gcps
+    if control_points:
+        target.gcps = (control_points, control_crs)
+    if source.rpcs is not None:
+        target.rpcs = source.rpcs
+
+
+def _fresh(tags: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in tags.items() if not name.startswith(_STALE_TAG)}
+
+
+def _check_complete(path: Path) -> None:
+    """Read the last pixels back: GDAL does not always report that a file could not be finished."""
+    with rasterio.open(path) as written:
+        corner = Window(max(written.width - 1, 0), max(written.height - 1, 0), 1, 1)
+        written.read(window=corner)

@@ -1,0 +1,89 @@
+"""What tests of several packages use. Nothing here imports torch before a test asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ecea.model import Generator
+
+GOLDEN_NETWORKS = ("network_s64", "network_s128", "network_default")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data shared between checkouts: ``$ECEA_SHARED``, else ``shared`` beside the checkout."""
+    given = os.environ.get("ECEA_SHARED")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set ECEA_SHARED to where it lies")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_weights(shared: Path) -> Callable[[Mapping[str, tuple[int, ...]], int], dict[str, NDArray[Any]]]:
+    """``deterministic_weights(shapes, seed)``, the weights behind all golden data."""
+    path = shared / "golden" / "deterministic_weights.py"
+    spec = importlib.util.spec_from_file_location("deterministic_weights", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    weights: Callable[[Mapping[str, tuple[int, ...]], int], dict[str, NDArray[Any]]]
+    weights = module.deterministic_weights
+    return weights
+
+
+@dataclass(frozen=True)
+class GoldenNetwork:
+    """A generator with golden weights, in eval mode, and what the published one made of ``inputs``.
+
+    ``inputs`` are image (B, 3, S, S), edge and mask (B, 1, S, S); ``outputs`` are out (B, 3, S, S) and
+    out_edge (B, 1, S, S); all float32.
+    """
+
+    generator: Generator
+    inputs: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    outputs: tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@pytest.fixture(scope="session")
+def golden_network(
+    shared: Path, golden_weights: Callable[[Mapping[str, tuple[int, ...]], int], dict[str, NDArray[Any]]]
+) -> Callable[[str], GoldenNetwork]:
+    """Load one of ``GOLDEN_NETWORKS`` by name; afresh at each call, for the largest takes 500 MB."""
+
+    def load(name: str) -> GoldenNetwork:
+        import torch
+
+        from ecea.model import Generator, GeneratorConfig
+
+        with np.load(shared / "golden" / f"{name}.npz") as file:
+            golden = {key: file[key] for key in file.files}
+        options = json.loads(str(golden["config"])) if "config" in golden else {}
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+        config = GeneratorConfig(**fields)
+        with torch.device("meta"):
+            generator = Generator(config)
+        shapes = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
+        weights = golden_weights(shapes, int(golden["seed"]))
+        generator.load_state_dict(
+            {key: torch.from_numpy(value) for key, value in weights.items()}, assign=True
+        )
+        return GoldenNetwork(
+            generator.eval(),
+            (golden["image"], golden["edge"], golden["mask"]),
+            (golden["out"], golden["out_edge"]),
+        )
+
+    return load
