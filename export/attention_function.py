@@ -16,7 +16,7 @@ OPSET = values.Opset(DOMAIN, 1)
 STANDARD_OPSET = 18  # the newest in which the exporter's own translations are written, so nothing is converted
 
 
-@script(OPSET, default_opset=op)
+@script(OPSET, default_opset=op)  # type: ignore[untyped-decorator]
 def ExpectationAttention(qkv, s, gate, num_heads: int, scale: float):  # type: ignore[no-untyped-def]  # noqa: N802
     """``softmax(scale * q (k + s)^T) v * gate`` for (B, N, 3C), (B, N, C), (B, N, C); the softmax in float32."""
     heads = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))

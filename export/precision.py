@@ -39,35 +39,30 @@ def half_storage(model: ir.Model) -> None:
     The runtimes fold the casts when they load the model. Vectors (norms, biases) are small and stay in FP32.
     """
     graph = model.graph
-    for value in list(graph.initializers.values()):
+    for name, value in list(graph.initializers.items()):
         if value.dtype != _FLOAT or len(value.shape or ()) < 2:
             continue
-        half = _halved(graph, value, f"{value.name}.fp16")
+        half = _halved(graph, value, f"{name}.fp16")
         cast = _cast(half, _FLOAT)
         _replace_uses(value, cast.outputs[0], but=cast)
         graph.insert_before(graph[0], cast)
-        graph.initializers.pop(value.name)
-
-
-def share_of_half_weights(model: ir.Model) -> float:
-    """The share of a model's weights, by count, that are stored in FP16."""
-    sizes = [(value.dtype == _HALF, int(np.prod(value.shape.numpy()))) for value in model.graph.initializers.values()
-             if value.shape is not None and value.dtype in (_FLOAT, _HALF)]  # fmt: skip
-    return sum(size for half, size in sizes if half) / max(1, sum(size for _, size in sizes))
+        graph.initializers.pop(name)
 
 
 def _halve_initializers(graph: ir.Graph) -> None:
     """Give FP16 readers FP16 weights; weights that norms read as well exist twice."""
-    for value in list(graph.initializers.values()):
+    for name, value in list(graph.initializers.items()):
         if value.dtype != _FLOAT:
             continue
-        half_readers = [(node, i) for node, i in value.uses() if node.op_type not in KEPT_IN_FP32 and not _is_scale(node, i)]
+        half_readers = [
+            (node, i) for node, i in value.uses() if node.op_type not in KEPT_IN_FP32 and not _is_scale(node, i)
+        ]
         if half_readers:
-            half = _halved(graph, value, f"{value.name}.fp16")
+            half = _halved(graph, value, f"{name}.fp16")
             for node, index in half_readers:
                 node.replace_input_with(index, half)
         if not list(value.uses()):
-            graph.initializers.pop(value.name)
+            graph.initializers.pop(name)
 
 
 def _is_scale(node: ir.Node, index: int) -> bool:

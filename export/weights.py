@@ -53,7 +53,7 @@ class SharedWeights:
             self._offsets[key],
             len(data),
             tensor.dtype,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             name=name,
             base_dir=self.path.parent,
         )

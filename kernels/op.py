@@ -16,7 +16,8 @@ def expectation_attention(qkv: Tensor, s: Tensor, gate: Tensor, num_heads: int) 
     q, k, v = qkv.unflatten(-1, (3, num_heads, head_dim)).permute(2, 0, 3, 1, 4)
     k = k + s.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
     attended = scaled_dot_product_attention(q, k, v, scale=head_dim**-0.5)
-    return attended.transpose(1, 2).flatten(2) * gate
+    # Contiguous, as the shape function below promises, even where the gate is a view of something larger.
+    return (attended.transpose(1, 2).flatten(2) * gate).contiguous()
 
 
 @expectation_attention.register_fake

@@ -141,8 +141,7 @@ def _read_pickle(path: Path, start: bytes) -> object:
 def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} holds an object of type {type(content).__name__}; expected a dict of tensors by name: "
-            f"{SAVE_AGAIN}"
+            f"{path} holds an object of type {type(content).__name__}; expected a dict of tensors by name: {SAVE_AGAIN}"
         )
     if not content:
         raise CheckpointError(f"{path} holds no tensors; expected a generator's state dict: {SAVE_AGAIN}")

@@ -48,9 +48,7 @@ class GeneratorConfig:
         return tuple(self.img_size // self.patch_size // 2**level for level in range(4))
 
 
-def config_from_shapes(
-    shapes: Mapping[str, Sequence[int]], num_heads: Sequence[int] | None = None
-) -> GeneratorConfig:
+def config_from_shapes(shapes: Mapping[str, Sequence[int]], num_heads: Sequence[int] | None = None) -> GeneratorConfig:
     """Read the configuration that tensors of these shapes belong to.
 
     Args:
@@ -94,8 +92,7 @@ def config_from_shapes(
 def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> Sequence[int]:
     if name not in shapes:
         raise CheckpointError(
-            f"holds no tensor '{name}'; expected one, as every ECEA generator has it: give a generator's "
-            "checkpoint"
+            f"holds no tensor '{name}'; expected one, as every ECEA generator has it: give a generator's checkpoint"
         )
     if len(shapes[name]) != ndim or 0 in shapes[name]:
         raise CheckpointError(

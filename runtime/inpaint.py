@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +12,12 @@ import rasterio
 
 from ecea.runtime.engine import Engine
 from ecea.runtime.errors import RequestError
-from ecea.runtime.pipeline import Progress, Recipe, SceneRows, fill_rows
+from ecea.runtime.pipeline import Progress, SceneRows, TileBatch, cut_strips, fill_rows, prepare_tiles
+from ecea.runtime.recipe import Recipe, default_recipe, published_recipe
 from ecea.runtime.scene import DEFAULT_BANDS, Scene, same_file
-from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.runtime.stretch import Stretch
 from ecea.runtime.survey import Survey, survey
-from ecea.runtime.tiles import DEFAULT_OVERLAP, TileGrid, covering_grid, published_grid
+from ecea.runtime.tiles import covering_grid, default_overlap
 from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothing
 
 # GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory.
@@ -25,6 +25,8 @@ _GDAL_CACHE_MB = 64
 _ROWS_AT_ONCE = 128
 
 DEFAULT_BATCH = 1
+
+OnRows = Callable[[int, int, Progress], None]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Result:
     Attributes:
         source, destination: the scene read and the one written.
         width, height: of both, in pixels.
+        bands: the three that were filled.
         tiles_run: tiles that the generator filled.
         tiles_skipped: tiles without a gap.
         tiles_blind: tiles whose pixels are all missing: nothing there to fill from.
@@ -51,6 +54,7 @@ class Result:
     destination: str
     width: int
     height: int
+    bands: tuple[int, ...]
     tiles_run: int
     tiles_skipped: int
     tiles_blind: int
@@ -74,11 +78,11 @@ def inpaint(
     bands: Sequence[int] = DEFAULT_BANDS,
     mask: str | os.PathLike[str] | None = None,
     stretch: Stretch | Sequence[float] | None = None,
-    overlap: int = DEFAULT_OVERLAP,
+    overlap: int | None = None,
     blend: str = "linear",
     reference: bool = False,
     batch: int = DEFAULT_BATCH,
-    on_rows: Callable[[int, Progress], None] | None = None,
+    on_rows: OnRows | None = None,
 ) -> Result:
     """Fill the gaps of a scene and write it as a GeoTIFF; every pixel that is not filled keeps its bits.
 
@@ -91,12 +95,12 @@ def inpaint(
             there. With ``nodata``, a float that is not finite is a gap too.
         stretch: (minimum, maximum[, gamma]) in the scene's units, mapped to [0, 1] for the generator; None: 0 to 255
             for uint8, else chosen from the scene's values.
-        overlap: pixels that neighbouring tiles share at least, 0 to half a tile.
+        overlap: pixels that neighbouring tiles share at least, 0 to half a tile; None: an eighth of a tile.
         blend: ``linear`` or ``mean``, how they are averaged there.
         reference: reproduce the published application on an 8-bit scene: its tiles, mean blending, ``mask="zero"``,
             values ``floor(255 v)``, and the whole generated image written, valid pixels too.
         batch: tiles that the engine is given at once.
-        on_rows: called from this thread with the rows done so far and the progress.
+        on_rows: called from this thread with the rows done so far, the rows of the scene, and the progress.
 
     Raises:
         RequestError: where the scene, an option or the destination is wrong; nothing is written.
@@ -114,16 +118,19 @@ def inpaint(
         with progress.timed("survey"):
             seen = survey(scene)
         if reference:
-            recipe = _published_recipe(scene, engine.tile_size, stretch)
+            recipe = published_recipe(scene, engine.tile_size, stretch)
         else:
-            grid = covering_grid(scene.height, scene.width, engine.tile_size, overlap, blend)
-            recipe = _default_recipe(scene, grid, stretch, seen)
+            size = engine.tile_size
+            shared = default_overlap(size) if overlap is None else overlap
+            grid = covering_grid(scene.height, scene.width, size, shared, blend)
+            recipe = default_recipe(scene, grid, stretch, seen)
         pixels = _fill_and_write(scene, seen, target, engine, recipe, batch, progress, on_rows)
         return Result(
             source=os.fspath(source),
             destination=str(target),
             width=scene.width,
             height=scene.height,
+            bands=scene.bands,
             tiles_run=progress.tiles_run,
             tiles_skipped=progress.tiles_skipped,
             tiles_blind=progress.tiles_blind,
@@ -163,7 +170,7 @@ def _fill_and_write(
     recipe: Recipe,
     batch: int,
     progress: Progress,
-    on_rows: Callable[[int, Progress], None] | None,
+    on_rows: OnRows | None,
 ) -> _Pixels:
     pixels = _Pixels()
     rows = _read_rows(scene, seen, recipe.every_tile, pixels, progress)
@@ -187,7 +194,7 @@ def _fill_and_write(
             pixels.filled += part.filled
             pixels.left += part.left
             if on_rows is not None:
-                on_rows(part.top + part.bands.shape[1], progress)
+                on_rows(part.top + part.bands.shape[1], scene.height, progress)
     return pixels
 
 
@@ -205,32 +212,29 @@ def _read_rows(
         yield SceneRows(rows.top, rows.bands, rows.missing, fill)
 
 
-def _default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[float] | None, seen: Survey) -> Recipe:
-    if stretch is None:
-        chosen = automatic_stretch(scene.dtype, seen.sample)
-    else:
-        chosen = stretch if isinstance(stretch, Stretch) else Stretch(*stretch)
-    # A filled pixel must not look like a gap to whoever reads the output next.
-    forbidden = [[] if value is None or np.isnan(value) else [value] for value in scene.dataset.nodatavals]
-    if scene.zero_is_gap:
-        forbidden = [[*values, 0.0] for values in forbidden]
+def scene_tiles(
+    source: str | os.PathLike[str],
+    size: int,
+    *,
+    bands: Sequence[int] = DEFAULT_BANDS,
+    mask: str = "nodata",
+    stretch: Stretch | Sequence[float] | None = None,
+) -> Iterator[tuple[npt.NDArray[np.float32], ...]]:
+    """Yield the tiles of a scene that an engine would be given, those with a gap, from the top.
 
-    def to_values(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[Any]:
-        return chosen.from_unit(unit, scene.dtype, forbidden[position])
+    Args:
+        source, bands, mask, stretch: as for :func:`inpaint`.
+        size: side of a tile.
 
-    return Recipe(grid, chosen, scene.band_positions, every_tile=False, to_values=to_values)
-
-
-def _published_recipe(scene: Scene, size: int, stretch: Stretch | Sequence[float] | None) -> Recipe:
-    if scene.dtype != np.uint8 or stretch is not None:
-        raise RequestError(
-            f"{scene.path}: has values of type {scene.dtype}{'' if stretch is None else ' and a stretch was given'}: "
-            "the reference mode takes 8-bit scenes as they are; convert the scene to 8 bits first, or run without "
-            "--reference"
-        )
-
-    def to_bytes(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[np.uint8]:
-        return np.floor(255 * unit).astype(np.uint8)
-
-    grid = published_grid(scene.height, scene.width, size)
-    return Recipe(grid, Stretch(0, 255), scene.band_positions, every_tile=True, to_values=to_bytes)
+    Yields:
+        Image (3, S, S), edge map (1, S, S) and mask (1, S, S), float32.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB), Scene(source, bands=bands, mask=mask) as scene:
+        seen = survey(scene)
+        grid = covering_grid(scene.height, scene.width, size, default_overlap(size))
+        recipe = default_recipe(scene, grid, stretch, seen)
+        progress = Progress()
+        rows = _read_rows(scene, seen, False, _Pixels(), progress)
+        for item in prepare_tiles(cut_strips(rows, grid, scene.height), recipe, 1, progress):
+            if isinstance(item, TileBatch):
+                yield item.image[0], item.edge[0], item.mask[0]

@@ -6,7 +6,7 @@ puts them into threads of their own.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from ecea.runtime.background import in_background
 from ecea.runtime.edges import edge_map, gray
 from ecea.runtime.engine import Engine
 from ecea.runtime.masks import Mask
-from ecea.runtime.stretch import Stretch
+from ecea.runtime.recipe import Recipe
 from ecea.runtime.tiles import TileGrid, cut_tile
 
 Tensor = npt.NDArray[np.float32]
@@ -106,25 +106,6 @@ class Progress:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How tiles become an image again.
-
-    Attributes:
-        grid: where the tiles lie.
-        stretch: between the scene's values and [0, 1].
-        positions: the three bands among those of the file, 0-based.
-        every_tile: run tiles without a gap too, and those without a valid pixel.
-        to_values: (n,) float32 in [0, 1] and a 0-based band of the file -> (n,) values of the scene's dtype.
-    """
-
-    grid: TileGrid
-    stretch: Stretch
-    positions: list[int]
-    every_tile: bool
-    to_values: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
 
 
 def cut_strips(rows: Iterator[SceneRows], grid: TileGrid, height: int) -> Iterator[Strip]:

@@ -41,9 +41,9 @@ class Stretch:
         """Map values of any real dtype to float32 in [0, 1]; NaN gives 0."""
         # float64 values and 32-bit integers would lose digits in float32 before the offset is taken off.
         wide = values.dtype == np.float64 or (values.dtype.kind in "iu" and values.dtype.itemsize > 2)
-        unit = values.astype(np.float64 if wide else np.float32)
-        unit -= self.minimum
-        unit /= self.maximum - self.minimum
+        unit: npt.NDArray[Any] = values.astype(np.float64 if wide else np.float32)
+        np.subtract(unit, self.minimum, out=unit)
+        np.divide(unit, self.maximum - self.minimum, out=unit)
         np.clip(unit, 0, 1, out=unit)
         if self.gamma != 1:
             np.power(unit, self.gamma, out=unit)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from ecea.runtime.errors import RequestError
 
 BLENDS = ("linear", "mean")
-DEFAULT_OVERLAP = 32  # px; see docs/architecture.md for what was measured
 PUBLISHED_OVERLAP = 20  # px
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -32,7 +31,12 @@ class TileGrid:
     weights: npt.NDArray[np.float32]
 
 
-def covering_grid(height: int, width: int, size: int, overlap: int, blend: str) -> TileGrid:
+def default_overlap(size: int) -> int:
+    """An eighth of a tile: 32 px for tiles of 256."""
+    return size // 8
+
+
+def covering_grid(height: int, width: int, size: int, overlap: int, blend: str = "linear") -> TileGrid:
     """Lay as few tiles as cover the scene with neighbours sharing at least ``overlap`` pixels, evenly.
 
     No tile reaches beyond the scene, unless the scene is smaller than a tile.

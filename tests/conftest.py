@@ -77,9 +77,7 @@ def golden_network(
             generator = Generator(config)
         shapes = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
         weights = golden_weights(shapes, int(golden["seed"]))
-        generator.load_state_dict(
-            {key: torch.from_numpy(value) for key, value in weights.items()}, assign=True
-        )
+        generator.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()}, assign=True)
         return GoldenNetwork(
             generator.eval(),
             (golden["image"], golden["edge"], golden["mask"]),

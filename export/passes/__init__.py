@@ -3,9 +3,8 @@
 Each pass is a function ``pass_(model) -> int`` that changes the model in place and returns in how many places.
 ``PASSES`` serve every backend, ``FOR_BACKEND`` are what one of them wants in addition; ``optimize`` runs them.
 
-Not here, because others do them already: BatchNorm is folded by the exporter's optimizer, GELU is recognised by
-ONNX Runtime and by OpenVINO, and the identity clip of expectation attention is never exported
-(``ecea.kernels.eager`` says why).
+Not here: BatchNorm is folded by the exporter's optimizer, and the identity clip of expectation attention is never
+exported (``ecea.kernels.eager`` says why).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,17 +13,17 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from ecea.export.passes.activations import (
+    fuse_gelu,
     leaky_relu_before_pixel_shuffle,
     prelu_to_leaky_relu,
     tanh_to_sigmoid,
 )
 from ecea.export.passes.attention import (
     attention_as_multihead,
-    attention_as_products,
     fold_attention_scale,
     fold_edge_bias,
 )
-from ecea.export.passes.heads import final_convolution_at_half_size
+from ecea.export.passes.heads import final_convolution_at_half_size, split_final_convolution
 from ecea.export.passes.norms import fold_norm_affine, share_equal_norms
 from ecea.export.passes.token_mixing import (
     fold_position_embedding,
@@ -40,6 +39,7 @@ PASSES: tuple[Pass, ...] = (
     leaky_relu_before_pixel_shuffle,
     tanh_to_sigmoid,
     final_convolution_at_half_size,
+    split_final_convolution,
     upsampling_to_transposed_convolution,
     split_token_mixing,
     fold_position_embedding,
@@ -53,8 +53,9 @@ PASSES: tuple[Pass, ...] = (
 )
 
 FOR_BACKEND: dict[str, tuple[Pass, ...]] = {
-    "cpu": (attention_as_multihead,),
-    "openvino": (attention_as_products,),
+    "cpu": (attention_as_multihead, fuse_gelu),
+    # Its CPU plugin makes one kernel of the attention node's function body, and of GELU, by itself.
+    "openvino": (),
 }
 
 

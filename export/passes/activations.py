@@ -1,6 +1,7 @@
 """Activations in the forms that runtimes fuse into the convolution before them."""
 
 import onnx_ir as ir
+from onnxscript.rewriter.ort_fusions.erfgelu import rules as gelu_rules
 from onnxscript.rewriter.pattern import RewriterContext, RewriteRule
 
 from ecea.export.passes._graph import apply, constant, derived, is_scalar, weights
@@ -58,3 +59,11 @@ def tanh_to_sigmoid(model: ir.Model) -> int:
         return op.Sigmoid(op.Conv(x, w2, b2, **attributes))
 
     return apply(model, RewriteRule(halved, sigmoid, constants))
+
+
+def fuse_gelu(model: ir.Model) -> int:
+    """``x (1 + erf(x / sqrt 2)) / 2`` as ``com.microsoft::Gelu``, by onnxscript's own rules for ONNX Runtime.
+
+    ONNX Runtime's optimizer leaves the five operations of the exported form apart; OpenVINO's finds them.
+    """
+    return int(gelu_rules.apply_to_model(model))

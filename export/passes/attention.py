@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import RewriterContext, RewriteRule
 
-from ecea.export.passes._graph import apply, constant, derived, ints, weights
+from ecea.export.passes._graph import apply, constant, derived, weights
 
 DOMAIN = "ecea"
 CONTRIB = "com.microsoft"
@@ -71,60 +71,21 @@ def fold_edge_bias(model: ir.Model) -> int:
     return apply(model, RewriteRule(two_biases, one_bias, _all_constant("b", "bs")))
 
 
-def _attention_of_linear(
-    op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, s: ir.Value, gate: ir.Value,
-    num_heads: ir.Attr, scale: ir.Attr,
-) -> ir.Value:  # fmt: skip
-    qkv = op.Add(op.MatMul(x, w), b)
-    return op.ExpectationAttention(qkv, s, gate, num_heads=num_heads, scale=scale, _domain=DOMAIN)
-
-
-def _project(
-    op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, s: ir.Value
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Queries, keys with the edge features, and values, (B, N, C) each, from three products instead of one.
-
-    Three products cost what one of three times the width does, and nothing has to be cut apart.
-    """
-    matrices, biases = np.split(weights(w), 3, axis=1), np.split(weights(b), 3)
-    q, k, v = (
-        op.Add(op.MatMul(x, derived(op, w, name, matrix)), derived(op, b, name, bias))
-        for name, matrix, bias in zip("qkv", matrices, biases, strict=True)
-    )
-    return q, op.Add(k, s), v
-
-
 def attention_as_multihead(model: ir.Model) -> int:
     """Attention as ``com.microsoft::MultiHeadAttention``, which ONNX Runtime computes without the N x N matrix."""
 
+    def expectation(
+        op: RewriterContext, qkv: ir.Value, s: ir.Value, gate: ir.Value, num_heads: ir.Attr, scale: ir.Attr
+    ) -> ir.Value:
+        return op.ExpectationAttention(qkv, s, gate, num_heads=num_heads, scale=scale, _domain=DOMAIN)
+
     def multihead(
-        op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, s: ir.Value, gate: ir.Value,
-        num_heads: ir.Attr, scale: ir.Attr,
-    ) -> ir.Value:  # fmt: skip
-        q, k, v = _project(op, x, w, b, s)
+        op: RewriterContext, qkv: ir.Value, s: ir.Value, gate: ir.Value, num_heads: ir.Attr, scale: ir.Attr
+    ) -> ir.Value:
+        q, k, v = op.Split(qkv, num_outputs=3, axis=-1, _outputs=3)
         attended = op.MultiHeadAttention(
-            q, k, v, num_heads=num_heads.as_int(), scale=scale.as_float(), _domain=CONTRIB, _version=1
+            q, op.Add(k, s), v, num_heads=num_heads.as_int(), scale=scale.as_float(), _domain=CONTRIB, _version=1
         )
         return op.Mul(attended, gate)
 
-    return apply(model, RewriteRule(_attention_of_linear, multihead, _all_constant("w", "b")))
-
-
-def attention_as_products(model: ir.Model) -> int:
-    """Attention as Transpose, MatMul, Softmax, MatMul, the chain that OpenVINO's CPU plugin makes one kernel of."""
-
-    def products(
-        op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, s: ir.Value, gate: ir.Value,
-        num_heads: ir.Attr, scale: ir.Attr,
-    ) -> ir.Value:  # fmt: skip
-        heads, width = num_heads.as_int(), weights(b).size // 3
-        split = ints(op, b, "heads", [0, 0, heads, width // heads])
-        q, k, v = (op.Reshape(part, split) for part in _project(op, x, w, b, s))
-        logits = op.MatMul(op.Transpose(q, perm=[0, 2, 1, 3]), op.Transpose(k, perm=[0, 2, 3, 1]))
-        if scale.as_float() != 1.0:
-            logits = op.Mul(logits, derived(op, b, "scale", np.array(scale.as_float())))
-        attended = op.MatMul(op.Softmax(logits, axis=-1), op.Transpose(v, perm=[0, 2, 1, 3]))
-        joined = op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), ints(op, b, "join", [0, 0, width]))
-        return op.Mul(joined, gate)
-
-    return apply(model, RewriteRule(_attention_of_linear, products, _all_constant("w", "b")))
+    return apply(model, RewriteRule(expectation, multihead))

@@ -90,19 +90,26 @@ def final_convolution_at_half_size(model: ir.Model) -> int:
     return apply(model, RewriteRule(_shuffled_convolution, half_size, _is_narrow))
 
 
-def final_convolution_at_quarter_size(model: ir.Model) -> int:
-    """The same over two levels: 9x9 becomes 3x3 to 16 times as many channels, on the grid of the tokens.
+def split_final_convolution(model: ir.Model) -> int:
+    """A k x k convolution to few channels as k x 1 to k times as many, then 1 x k that only adds.
 
-    ``x``, half size, is first rearranged to a quarter (``SpaceToDepth``), which puts the coarse phase
-    before the channel: ``(qy1, qx1, i, qy0, qx0)`` for the fine phase ``q = 2 q1 + q0``.
+    ``y[o, u] = sum_d z[(d, o), u + d]`` along a row, where ``z[(d, o)]`` is the convolution with column ``d`` of the
+    kernel. The products stay the same, but all columns share one pass over the input and fill the vector unit:
+    after :func:`final_convolution_at_half_size` 5x5 to 4 (or 12) channels becomes 5x1 to 20 (or 60).
     """
 
-    def quarter_size(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, **_: object) -> ir.Value:
-        kernel = phase_kernel(weights(w), 4)
-        outputs, _, taps, _ = kernel.shape
-        kernel = kernel.reshape(outputs, -1, 2, 2, 2, 2, taps, taps)  # o, i, qy1, qy0, qx1, qx0, y, x
-        kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6, 7).reshape(outputs, -1, taps, taps)
-        y = _convolve(op, op.SpaceToDepth(x, blocksize=2), w, b, kernel)
-        return op.DepthToSpace(y, blocksize=4, mode="CRD")
+    def convolution(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value) -> ir.Value:
+        return op.Conv(x, w, b, _outputs=["y"])
 
-    return apply(model, RewriteRule(_shuffled_convolution, quarter_size, _is_narrow))
+    def columns(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, **_: object) -> ir.Value:
+        kernel = weights(w)
+        outputs, inputs, size, _width = kernel.shape
+        by_column = kernel.transpose(3, 0, 1, 2).reshape(size * outputs, inputs, size, 1)
+        # adder[o, (d, o'), 0, d'] is 1 where o = o' and d = d'.
+        adder = np.einsum("op,de->odpe", np.eye(outputs), np.eye(size)).reshape(outputs, size * outputs, 1, size)
+        radius = size // 2
+        z = op.Conv(x, derived(op, w, "columns", by_column), kernel_shape=[size, 1], pads=[radius, 0, radius, 0])
+        added = derived(op, w, "adder", adder)
+        return op.Conv(z, added, b, kernel_shape=[1, size], pads=[0, radius, 0, radius])
+
+    return apply(model, RewriteRule(convolution, columns, _is_narrow))

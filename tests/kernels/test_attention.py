@@ -58,9 +58,7 @@ def test_eager_is_the_published_formula(shape: tuple[int, int, int, int], kappa:
     np.testing.assert_allclose(eager(*arrays, shape[2]), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float16, 5e-3), (torch.bfloat16, 5e-2)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float16, 5e-3), (torch.bfloat16, 5e-2)])
 def test_lower_precisions_come_as_near_as_they_can(dtype: torch.dtype, tolerance: float) -> None:
     arrays = draw(2, 64, 2, 16)
     error = eager(*arrays, 2, dtype) - published(*arrays, 2, None)

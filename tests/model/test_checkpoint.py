@@ -103,6 +103,15 @@ def test_other_floating_types_become_float32(state: State, tmp_path: Path, dtype
     )
 
 
+def test_reading_casts_floating_point_alone(tmp_path: Path) -> None:
+    path = save({"a": torch.ones(2).half(), "b": torch.ones(2).double(), "n": torch.tensor(3)}, tmp_path / "x")
+    assert [tensor.dtype for tensor in read_state_dict(path).values()] == [
+        torch.float32,
+        torch.float32,
+        torch.int64,
+    ]
+
+
 def test_parameters_and_odd_strides_are_taken(state: State, tmp_path: Path) -> None:
     odd: State = {
         name: torch.nn.Parameter(tensor.to(memory_format=torch.channels_last)) if tensor.ndim == 4 else tensor

@@ -11,7 +11,8 @@ import rasterio
 
 from ecea.runtime.errors import RequestError
 from ecea.runtime.picture import DIVIDER, LONGEST_SIDE, NODATA_COLOUR, before_after
-from ecea.runtime.sample import ENCODINGS, collar, slc_off_gaps, swath_size, terrain, write_sample_scene
+from ecea.runtime.sample import ENCODINGS, terrain, write_sample_scene
+from ecea.runtime.slc_off import collar, slc_off_gaps, swath_size
 
 FULL_SWATH = 7000
 SIZE = {"height": 256, "width": 320}

@@ -1,0 +1,75 @@
+"""``ecea-export``: a trained checkpoint becomes a bundle."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecea.runtime.command import numbers, sentences
+from ecea.runtime.errors import RequestError
+from ecea.runtime.stretch import parse_stretch
+
+COMMAND = "ecea-export"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A generator's state dict, .pth or .safetensors.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="NAME.ecea", help="Bundle; default: CHECKPOINT.ecea here.")
+    ] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="fp32 or fp16; repeat for several. Default: both.")] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCENE", help="Scene with gaps to compare the engines on; default: a built-in one."),
+    ] = None,
+    mask: Annotated[str, typer.Option(metavar="nodata|zero|qa", help="Where the gaps of these scenes are.")] = "nodata",
+    bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of these scenes.")] = "1,2,3",
+    stretch: Annotated[
+        str | None, typer.Option(metavar="MIN,MAX,GAMMA", help="Values of these scenes mapped to [0, 1].")
+    ] = None,
+    num_heads: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C,D", help="Attention heads a level, if not 1,2,4,8; no checkpoint tells."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Export CHECKPOINT to a bundle that ecea-run can use, and prove that each engine computes what PyTorch does."""
+    with sentences(COMMAND, debug):
+        options = {
+            "mask": mask,
+            "bands": numbers(bands, "bands"),
+            "stretch": parse_stretch(stretch) if stretch is not None else None,
+        }
+        heads = numbers(num_heads, "heads")
+        try:
+            from ecea.export.exporter import ENGINES, export_bundle
+        except ImportError as error:
+            raise RequestError(
+                f"exporting needs torch, onnx and onnxscript ({error}): install them with pip install 'ecea[export]'"
+            ) from error
+        bundle = export_bundle(
+            checkpoint,
+            output,
+            engines=tuple(dict.fromkeys(engine)) if engine else ENGINES,
+            scenes=[Path(scene) for scene in calibrate or []],
+            scene_options=options,
+            num_heads=heads,
+            say=_say,
+        )
+        size = sum(path.stat().st_size for path in bundle.path.iterdir())
+        _say(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB")
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stdout, flush=True)

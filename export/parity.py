@@ -1,0 +1,148 @@
+"""Comparing engines with PyTorch on real tiles, before anyone may use them."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ecea.export.trace import OUTPUTS
+from ecea.model import Generator
+from ecea.runtime.backends import Session
+from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.inpaint import scene_tiles
+from ecea.runtime.sample import write_sample_scene
+
+Tensor = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+BATCHES = (1, 3, 8)
+TILES = max(BATCHES)
+
+# Largest difference from PyTorch in FP32 that an engine may show anywhere. One level of 8 bits is 3.9e-3: FP32 may
+# err by a fortieth of it. FP16 carries 11 bits, and single pixels may be off by a few levels where the mean is not.
+MAX_ERROR = {"fp32": 1e-4, "fp16": 3e-2}
+MIN_PSNR = {"fp32": 90.0, "fp16": 50.0}  # dB
+
+
+class ParityError(EceaError):
+    """An engine that does not compute what PyTorch computes."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Inputs to compare on: (TILES, C, S, S) each, and where they were cut from."""
+
+    image: Tensor
+    edge: Tensor
+    mask: Tensor
+    source: str
+
+    def first(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first ``count`` tiles as an engine takes them."""
+        return self.image[:count], self.edge[:count], self.mask[:count]
+
+
+def parity_tiles(scenes: Sequence[Path], size: int, options: dict[str, Any]) -> Tiles:
+    """Cut tiles with gaps from the user's scenes, evenly spread, or from the built-in sample scene.
+
+    Args:
+        scenes: rasters with gaps; none for the sample scene.
+        size: side of a tile.
+        options: of :func:`ecea.runtime.inpaint.scene_tiles`.
+
+    Raises:
+        RequestError: where a scene cannot be read or none holds a tile with a gap.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = ", ".join(scene.name for scene in scenes) or "the built-in sample scene"
+        if not scenes:
+            sample = Path(folder) / "sample.tif"
+            write_sample_scene(sample, height=max(512, 2 * size), width=max(640, 3 * size))
+            scenes, options = [sample], {}
+        found = _spread((tile for scene in scenes for tile in scene_tiles(scene, size, **options)), TILES)
+    if not found:
+        raise RequestError(f"{source}: holds no tile with a gap to compare engines on: give another scene")
+    image, edge, mask = (np.stack(parts) for parts in zip(*found, strict=True))
+    return Tiles(image, edge, mask, source)
+
+
+def reference(generator: Generator, tiles: Tiles) -> dict[str, Tensor]:
+    """What PyTorch makes of the tiles, one at a time, in float32."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in OUTPUTS}
+    with torch.inference_mode():
+        for i in range(TILES):
+            inputs = (torch.from_numpy(x[i : i + 1]) for x in tiles.first(TILES))
+            for name, output in zip(OUTPUTS, generator(*inputs), strict=True):
+                parts[name].append(output.numpy())
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def compare(
+    session: Session, engine: str, where: str, tiles: Tiles, expected: dict[str, Tensor]
+) -> Iterator[dict[str, Any]]:
+    """Run an engine at every batch size of ``BATCHES``; yield the worst of each output for the manifest.
+
+    Args:
+        session: the engine, loaded.
+        engine: the precision, for the tolerance.
+        where: the file and the backend, for the message.
+
+    Raises:
+        ParityError: naming the first output that is out of tolerance or not finite.
+    """
+    errors: dict[str, list[Tensor]] = {name: [] for name in OUTPUTS}
+    for batch in BATCHES:
+        outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
+        for name, output in zip(OUTPUTS, outputs, strict=True):
+            error = np.abs(output - expected[name][:batch])
+            _demand(engine, where, name, batch, error)
+            errors[name].append(error)
+    for name, parts in errors.items():
+        yield {
+            "output": name,
+            "batches": list(BATCHES),
+            "max_error": max(float(error.max()) for error in parts),
+            "psnr_db": min(psnr(error) for error in parts),
+        }
+
+
+def psnr(error: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of differences on a range of 1; at most 150."""
+    return min(150.0, -10 * math.log10(float(np.mean(np.square(error, dtype=np.float64))) or 1e-15))
+
+
+def worst(entries: Iterable[dict[str, Any]]) -> tuple[float, float]:
+    """The largest error and the lowest PSNR among entries of the manifest."""
+    listed = list(entries)
+    return max(entry["max_error"] for entry in listed), min(entry["psnr_db"] for entry in listed)
+
+
+def _spread(items: Iterable[T], count: int) -> list[T]:
+    """Pick ``count`` items evenly from a stream, holding at most twice as many; repeated where there are fewer."""
+    kept: list[T] = []
+    stride = 1
+    for index, item in enumerate(items):
+        if index % stride:
+            continue
+        kept.append(item)
+        if len(kept) == 2 * count:
+            kept, stride = kept[::2], 2 * stride
+    return [kept[i * len(kept) // count] for i in range(count)] if kept else []
+
+
+def _demand(engine: str, where: str, name: str, batch: int, error: Tensor) -> None:
+    # Written so that NaN fails.
+    largest = float(error.max())
+    if largest <= MAX_ERROR[engine] and psnr(error) >= MIN_PSNR[engine]:
+        return
+    raise ParityError(
+        f"{where}: output '{name}' differs from PyTorch by {largest:.2g} ({psnr(error):.1f} dB) at batch {batch}, "
+        f"{engine} may differ by {MAX_ERROR[engine]:g} ({MIN_PSNR[engine]:g} dB): the bundle is not written; "
+        "please report this checkpoint's configuration"
+    )

@@ -1,0 +1,188 @@
+"""``ecea-run``: fill the gaps of scenes."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ecea.runtime.command import numbers, report, sentences
+from ecea.runtime.engine import Engine, open_engine
+from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.inpaint import OnRows, Result, inpaint
+from ecea.runtime.pipeline import Progress as Done
+from ecea.runtime.report import write_report
+from ecea.runtime.stretch import parse_stretch
+
+COMMAND = "ecea-run"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    scenes: Annotated[
+        list[str], typer.Argument(metavar="SCENE...", help="Rasters with gaps: files or GDAL's /vsi paths.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE|DIR", help="Output; default: SCENE_filled.tif in this folder."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Bundle; default: $ECEA_BUNDLE, else the only *.ecea in this folder."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Precision: fp32, fp16 or int8.")] = "fp32",
+    backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|nodata|zero|qa",
+            help="Where the gaps are: the scene's nodata (default), zeros, Landsat's quality bands beside it, or a "
+            "raster that is not 0 there.",
+        ),
+    ] = None,
+    bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of the file; 1,1,1 for one.")] = "1,2,3",
+    stretch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN,MAX,GAMMA", help="Values mapped to [0, 1]; default: 0,255,1 for 8 bits, else chosen."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(metavar="PX", help="Shared by tiles; default: an eighth of one.")
+    ] = None,
+    blend: Annotated[str, typer.Option(help="linear or mean.")] = "linear",
+    reference: Annotated[bool, typer.Option("--reference", help="Reproduce the published application.")] = False,
+    batch: Annotated[int, typer.Option(help="Tiles given to the engine at once.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Compute threads; default: all processors.")] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page with figures and pictures.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Fill the gaps of SCENE and write a GeoTIFF whose valid pixels are untouched."""
+    with sentences(COMMAND, debug):
+        options: dict[str, Any] = {
+            "mask": mask,
+            "bands": numbers(bands, "bands"),
+            "stretch": parse_stretch(stretch) if stretch is not None else None,
+            "overlap": overlap,
+            "blend": blend,
+            "reference": reference,
+            "batch": batch,
+        }
+        targets = _destinations(scenes, output)
+        with open_engine(bundle, engine=engine, backend=backend, threads=threads) as opened:
+            _say_engine(opened)
+            results, errors, status = _fill_all(scenes, targets, opened, options, as_json, debug)
+        if report_file is not None and results:
+            write_report(report_file, results)
+        if as_json:
+            print(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
+        if status:
+            raise typer.Exit(status)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _fill_all(
+    scenes: list[str], targets: list[Path], engine: Engine, options: dict[str, Any], quiet: bool, debug: bool
+) -> tuple[list[Result], list[dict[str, str]], int]:
+    """Fill each scene; one that fails does not keep the next from being filled."""
+    results: list[Result] = []
+    errors: list[dict[str, str]] = []
+    status = 0
+    for scene, target in zip(scenes, targets, strict=True):
+        try:
+            with _progress(scene) as on_rows:
+                result = inpaint(scene, target, engine, **options, on_rows=on_rows)
+        except EceaError as error:
+            errors.append({"source": scene, "message": str(error)})
+            status = max(status, report(COMMAND, error, debug))
+            continue
+        results.append(result)
+        if not quiet:
+            print(closing_line(result))
+    return results, errors, status
+
+
+def closing_line(result: Result) -> str:
+    """What became of a scene, in one line."""
+    total = result.width * result.height
+    if result.pixels_filled or result.pixels_left:
+        filled = f"{result.pixels_filled:,} px filled ({100 * result.pixels_filled / total:.1f} %)"
+    else:
+        filled = "no gap to fill: copied"
+    parts = [filled]
+    if result.pixels_left:
+        parts.append(f"{result.pixels_left:,} px left in {result.tiles_blind} tiles without a valid pixel")
+    if result.pixels_collar:
+        parts.append(f"{result.pixels_collar:,} px of collar left")
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    low, high, gamma = result.stretch
+    parts += [
+        f"tiles {result.tiles_run} run, {result.tiles_skipped} skipped",
+        stages,
+        f"stretch {low:g},{high:g},{gamma:g}",
+        f"{result.engine} on {result.backend}",
+    ]
+    return f"{result.destination}: {'; '.join(parts)}"
+
+
+def _destinations(scenes: list[str], output: Path | None) -> list[Path]:
+    """Where each scene goes: the file named, or SCENE_filled.tif in the folder named or the current one."""
+    if output is not None and len(scenes) == 1 and not output.is_dir():
+        return [output]
+    if output is not None and not output.is_dir():
+        raise RequestError(f"{output}: is not a folder, as {len(scenes)} scenes need: make it, or name another")
+    folder = output or Path()
+    targets = [folder / f"{Path(scene).stem}_filled.tif" for scene in scenes]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise RequestError(
+                f"{target}: is the output of {targets.count(target)} scenes: run them one by one with -o"
+            )
+    return targets
+
+
+def _say_engine(engine: Engine) -> None:
+    """Say which engine runs and why, to a person who watches."""
+    if not sys.stderr.isatty():
+        return
+    reasons = "".join(f"; {name} passed over: {why}" for name, why in engine.passed_over.items())
+    print(
+        f"{engine.engine} on {engine.backend}, bundle {engine.bundle.path} ({engine.found}){reasons}", file=sys.stderr
+    )
+
+
+@contextmanager
+def _progress(scene: str) -> Iterator[OnRows | None]:
+    """A progress bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[tiles]} tiles  {task.fields[rate]:.1f}/s  left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(Path(scene).name, total=None, tiles=0, rate=0.0)
+
+        def on_rows(rows: int, height: int, done: Done) -> None:
+            elapsed = bar.tasks[0].elapsed or 1e-9
+            bar.update(task, total=height, completed=rows, tiles=done.tiles_run, rate=done.tiles_run / elapsed)
+
+        yield on_rows

@@ -1,0 +1,69 @@
+"""What the commands share: errors as one sentence, the right exit status, no traceback unless asked for."""
+
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import typer
+
+from ecea.runtime.errors import EceaError, RequestError
+
+
+@contextmanager
+def sentences(command: str, debug: bool) -> Iterator[None]:
+    """Turn what goes wrong in the block into a sentence on stderr and an exit status.
+
+    0 done; 1 the work failed or was interrupted; 2 the request was wrong.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except EceaError as error:
+        raise typer.Exit(report(command, error, debug)) from error
+    except KeyboardInterrupt as error:
+        print(f"{command}: interrupted: what was not finished was not written", file=sys.stderr)
+        raise typer.Exit(EceaError.exit_status) from error
+    except MemoryError as error:
+        raise typer.Exit(report(command, EceaError("the machine is out of memory"), debug)) from error
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        kind = type(error).__name__
+        print(
+            f"{command}: failed on something it does not know ({kind}: {error}): run it again with --debug and report "
+            "what it prints",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EceaError.exit_status) from error
+
+
+def report(command: str, error: EceaError, debug: bool) -> int:
+    """Print an error as its sentence; return the exit status."""
+    if debug:
+        traceback.print_exception(error)
+    print(f"{command}: {error}", file=sys.stderr)
+    return error.exit_status
+
+
+def numbers(text: str | None, what: str) -> tuple[int, ...] | None:
+    """Read ``3,2,1``.
+
+    Raises:
+        RequestError: where it is not integers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise RequestError(f"{what} '{text}' is not a list of integers: expected one such as 3,2,1") from error
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,64 @@
+"""How a scene is turned into tiles and tiles into a scene again: for users, and as the published application did."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ecea.runtime.errors import RequestError
+from ecea.runtime.scene import Scene
+from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.runtime.survey import Survey
+from ecea.runtime.tiles import TileGrid, published_grid
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the stages of the pipeline need to know of a scene.
+
+    Attributes:
+        grid: where the tiles lie.
+        stretch: between the scene's values and [0, 1].
+        positions: the three bands among those of the file, 0-based.
+        every_tile: run tiles without a gap too, and those without a valid pixel.
+        to_values: (n,) float32 in [0, 1] and a 0-based band of the file -> (n,) values of the scene's dtype.
+    """
+
+    grid: TileGrid
+    stretch: Stretch
+    positions: list[int]
+    every_tile: bool
+    to_values: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
+
+
+def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[float] | None, seen: Survey) -> Recipe:
+    if stretch is None:
+        chosen = automatic_stretch(scene.dtype, seen.sample)
+    else:
+        chosen = stretch if isinstance(stretch, Stretch) else Stretch(*stretch)
+    # A filled pixel must not look like a gap to whoever reads the output next.
+    forbidden = [[] if value is None or np.isnan(value) else [value] for value in scene.dataset.nodatavals]
+    if scene.zero_is_gap:
+        forbidden = [[*values, 0.0] for values in forbidden]
+
+    def to_values(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[Any]:
+        return chosen.from_unit(unit, scene.dtype, forbidden[position])
+
+    return Recipe(grid, chosen, scene.band_positions, every_tile=False, to_values=to_values)
+
+
+def published_recipe(scene: Scene, size: int, stretch: Stretch | Sequence[float] | None) -> Recipe:
+    if scene.dtype != np.uint8 or stretch is not None:
+        raise RequestError(
+            f"{scene.path}: has values of type {scene.dtype}{'' if stretch is None else ' and a stretch was given'}: "
+            "the reference mode takes 8-bit scenes as they are; convert the scene to 8 bits first, or run without "
+            "--reference"
+        )
+
+    def to_bytes(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[np.uint8]:
+        return np.floor(255 * unit).astype(np.uint8)
+
+    grid = published_grid(scene.height, scene.width, size)
+    return Recipe(grid, Stretch(0, 255), scene.band_positions, every_tile=True, to_values=to_bytes)

@@ -1,0 +1,71 @@
+"""A page for people: what was filled, how, and what it looks like before and after."""
+
+import base64
+import dataclasses
+import html
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from ecea.runtime.inpaint import Result
+from ecea.runtime.picture import before_after
+from ecea.runtime.writer import check_destination, whole_or_nothing
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>ECEA: filled scenes</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }}
+h2 {{ margin-top: 2.5rem; overflow-wrap: anywhere }}
+img {{ width: 100%; border: 1px solid #ccc }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+td {{ border-bottom: 1px solid #ddd; padding: .2rem 1.5rem .2rem 0; vertical-align: top; overflow-wrap: anywhere }}
+td:first-child {{ color: #666; white-space: nowrap }}
+</style></head><body>
+<h1>Filled scenes</h1>
+<p>Filled pixels are the generator's guess, not measurements. Every other pixel is that of the scene, bit for bit.</p>
+{sections}
+</body></html>
+"""
+
+
+def write_report(path: Path, results: Iterable[Result]) -> None:
+    """Write one self-contained HTML page, pictures included, whole or not at all.
+
+    Raises:
+        RequestError: where the page's folder does not exist.
+        EceaError: where a scene can no longer be read or the page not be written.
+    """
+    check_destination(path)
+    sections = "\n".join(_section(result) for result in results)
+    with whole_or_nothing(path) as temporary:
+        temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8")
+
+
+def _section(result: Result) -> str:
+    rows = "\n".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in _facts(result)
+    )
+    return (
+        f"<h2>{html.escape(Path(result.destination).name)}</h2>\n"
+        f'<img alt="before and after" src="data:image/png;base64,{_picture(result)}">\n'
+        f"<table>\n{rows}\n</table>"
+    )
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    facts = dataclasses.asdict(result)
+    facts["seconds"] = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
+    facts["stretch"] = "{:g},{:g},{:g}".format(*result.stretch)
+    facts["bands"] = ",".join(map(str, result.bands))
+    facts["passed_over"] = "; ".join(f"{name}: {why}" for name, why in result.passed_over.items()) or "none"
+    return [
+        (name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else str(fact)) for name, fact in facts.items()
+    ]
+
+
+def _picture(result: Result) -> str:
+    red, green, blue = result.bands
+    with tempfile.TemporaryDirectory() as folder:
+        png = Path(folder) / "before_after.png"
+        before_after(result.source, result.destination, png, bands=(red, green, blue))
+        return base64.b64encode(png.read_bytes()).decode("ascii")
