@@ -1,5 +1,6 @@
 """Deterministic weights for a generator that nobody has trained."""
 
+import sys
 import zlib
 from math import prod, sqrt
 
@@ -76,3 +77,8 @@ def _unit_noise(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.floa
     words = bits.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
     uniform = (words >> 8).astype(np.float32) * np.float32(2**-24)
     return ((uniform - np.float32(0.5)) * np.float32(sqrt(12))).reshape(shape)
+
+
+if __name__ == "__main__":
+    # The smallest useful generator, for demonstrations: tiles of 64 px, 5 M parameters.
+    torch.save(untrained_state_dict(GeneratorConfig(img_size=64, embed_dim=16), seed=1), sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.writer import whole_or_nothing
 
 Bytes = NDArray[np.uint8]
 Stretch = tuple[float, float, float]
@@ -112,10 +114,10 @@ def _write_png(path: Path, picture: Bytes) -> Path:
     done, data = cv2.imencode(".png", picture)
     if not done:
         raise EceaError(f"{path}: OpenCV could not encode a picture of {picture.shape[1]} x {picture.shape[0]} px")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(data.tobytes())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_or_nothing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
     return path
+
+
+if __name__ == "__main__":
+    before_after(*sys.argv[1:4])

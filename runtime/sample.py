@@ -9,6 +9,7 @@ arrays and matrix products would not.)
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from ecea.runtime.slc_off import collar, slc_off_gaps, swath_size
+from ecea.runtime.writer import whole_or_nothing
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -327,15 +329,14 @@ def _write(path: Path, values: NDArray[np.generic], title: str) -> None:
         "predictor": 3 if values.dtype.kind == "f" else 2,
         "photometric": "RGB",
     }
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with rasterio.open(part, "w", **profile) as scene:
-            scene.write(values)
-            scene.descriptions = _BANDS
-            scene.scales = (encoding.scale,) * count
-            scene.offsets = (encoding.offset,) * count
-            scene.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-            scene.update_tags(TIFFTAG_IMAGEDESCRIPTION=title)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_or_nothing(path) as temporary, rasterio.open(temporary, "w", **profile) as scene:
+        scene.write(values)
+        scene.descriptions = _BANDS
+        scene.scales = (encoding.scale,) * count
+        scene.offsets = (encoding.offset,) * count
+        scene.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        scene.update_tags(TIFFTAG_IMAGEDESCRIPTION=title)
+
+
+if __name__ == "__main__":
+    write_sample_scene(sys.argv[1])

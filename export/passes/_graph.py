@@ -45,7 +45,7 @@ def unique_name(source: ir.Value, purpose: str) -> str:
     return name
 
 
-def tensor(array: Array, name: str) -> ir.Tensor:
+def tensor(array: Array, name: str) -> ir.TensorProtocol:
     """``array`` as FP32, contiguous: passes compute in double and round once."""
     return ir.Tensor(np.ascontiguousarray(array, dtype=np.float32), name=name)
 

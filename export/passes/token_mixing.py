@@ -67,13 +67,12 @@ def reassociate_patch_embedding(model: ir.Model) -> int:
     def is_smaller(
         context: object, mixer: ir.Value, image: ir.Value, kernel: ir.Value, patches: ir.Value, **_: object
     ) -> bool:
-        array, matrix = constant(kernel), constant(mixer)
-        if array is None or matrix is None or array.ndim != 4 or image.shape is None:
+        array = constant(kernel)
+        if array is None or array.ndim != 4 or constant(mixer) is None or _static_size(image) is None:
             return False
         channels, inputs, height, width = array.shape
         return (
             inputs * height * width < channels
-            and all(isinstance(size, int) for size in image.shape[1:])
             and int_attributes(patches.producer(), "strides") == (height, width)
             and int_attributes(patches.producer(), "pads", (0,) * 4) == (0,) * 4
         )
@@ -81,10 +80,11 @@ def reassociate_patch_embedding(model: ir.Model) -> int:
     def mixed_first(
         op: RewriterContext, mixer: ir.Value, image: ir.Value, kernel: ir.Value, **_: object
     ) -> ir.Value | None:
-        if image.shape is None:
+        size = _static_size(image)
+        if size is None:
             return None
         channels, inputs, height, width = weights(kernel).shape
-        rows, columns = (int(image.shape[i]) // size for i, size in ((2, height), (3, width)))
+        rows, columns = size[0] // height, size[1] // width
         split = ints(op, kernel, "split", [-1, inputs, rows, height, columns, width])
         pixels = op.Transpose(op.Reshape(image, split), perm=[0, 2, 4, 1, 3, 5])
         join = ints(op, kernel, "join", [-1, rows * columns, inputs * height * width])
@@ -92,3 +92,11 @@ def reassociate_patch_embedding(model: ir.Model) -> int:
         return op.MatMul(op.MatMul(mixer, op.Reshape(pixels, join)), matrix)
 
     return apply(model, RewriteRule(embedded_first, mixed_first, is_smaller))
+
+
+def _static_size(image: ir.Value) -> tuple[int, int] | None:
+    """Height and width of a (B, C, H, W) value, where they are known."""
+    if image.shape is None or len(image.shape) != 4:
+        return None
+    height, width = image.shape[2], image.shape[3]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None

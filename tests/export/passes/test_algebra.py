@@ -58,8 +58,7 @@ UNTOUCHED = {
         {"w": np.ones((16, 1, 3, 3)), "b": np.ones(16)},
     ),
     "a narrow convolution at stride 2": (
-        'z = DepthToSpace <blocksize = 2, mode = "CRD"> (x) '
-        "y = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (z, w, b)",
+        'z = DepthToSpace <blocksize = 2, mode = "CRD"> (x) y = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (z, w, b)',
         {"w": np.ones((1, 1, 3, 3)), "b": np.ones(1)},
     ),
     "a norm that something else than a linear layer reads": (

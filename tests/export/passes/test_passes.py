@@ -186,9 +186,7 @@ def test_all_together_on_openvino(traced: Traced) -> None:
     core = openvino.Core()
     loaded = core.read_model(ir.to_proto(model).SerializeToString())
     compiled = core.compile_model(loaded, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    results = [
-        [np.array(result) for result in compiled(tiles(batch, CONFIG.img_size)).values()] for batch in BATCHES
-    ]
+    results = [[np.array(result) for result in compiled(tiles(batch, CONFIG.img_size)).values()] for batch in BATCHES]
     assert largest_difference(results, traced.pytorch) < TOLERANCE
 
 

@@ -1,0 +1,54 @@
+# make demo    fill a sample scene and draw it before and after
+# make test    the test suite, without what is marked slow or gpu
+# make check   lint, format and types
+# make all-tests, make clean
+
+PYTHON ?= python3
+# Pinned: an unpinned torch may bring gigabytes of CUDA libraries that nothing here needs.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := demo
+
+.PHONY: demo test all-tests check clean
+
+demo: $(READY)
+	@mkdir -p $(DEMO)
+	$(BIN)/python -m ecea.runtime.sample $(DEMO)/scene.tif
+	$(BIN)/python -m ecea.model.untrained $(DEMO)/untrained.pth
+	$(BIN)/ecea-export $(DEMO)/untrained.pth -o $(DEMO)/untrained.ecea
+	$(BIN)/ecea-run $(DEMO)/scene.tif -o $(DEMO)/scene_filled.tif --bundle $(DEMO)/untrained.ecea \
+	    --stretch 7273,34546,1
+	$(BIN)/python -m ecea.runtime.picture $(DEMO)/scene.tif $(DEMO)/scene_filled.tif $(DEMO)/before_after.png
+	@echo
+	@echo "The scene:        $(DEMO)/scene.tif"
+	@echo "The filled scene: $(DEMO)/scene_filled.tif"
+	@echo "Before and after: $(DEMO)/before_after.png"
+	@echo "The generator of this demonstration is small and UNTRAINED: its stripes are noise of the right shape,"
+	@echo "in the right places. Export a trained checkpoint to see land in them."
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+all-tests: $(READY)
+	$(BIN)/python -m pytest -m "not gpu"
+
+# Types are checked on the installed package, as its users see it.
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/installed .
+	MYPYPATH=build/installed $(BIN)/mypy -p ecea
+	rm -rf build
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

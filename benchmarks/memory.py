@@ -1,0 +1,89 @@
+"""Peak memory of ``ecea-run`` against the height of the scene: it must not grow with it.
+
+    python benchmarks/memory.py --bundle site.ecea
+
+Runs the real command on scenes of 1,000 and 16,000 rows in processes of their own, takes the peak resident size that
+the operating system accounts for each, prints the ratio and writes JSON.
+"""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import rasterio
+import typer
+from rasterio.windows import Window
+
+from ecea.runtime.slc_off import slc_off_gaps
+
+ROWS = (1_000, 16_000)
+RESULT = Path(__file__).parent / "results" / "memory.json"
+
+_CHUNK = 500  # rows written at once
+
+
+def main(
+    bundle: Annotated[Path, typer.Option(help="Bundle to run.")],
+    engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
+    width: Annotated[int, typer.Option(help="Columns of the scenes.")] = 1_000,
+) -> None:
+    """Measure the peak memory of ecea-run on a low and a high scene."""
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in ROWS:
+            scene = Path(folder) / f"scene_{rows}.tif"
+            write_scene(scene, rows, width)
+            peaks[rows] = peak_megabytes(
+                "ecea-run", str(scene), "-o", f"{folder}/filled.tif", "--bundle", str(bundle.absolute()),
+                "--engine", engine, "--backend", backend,
+            )  # fmt: skip
+            print(f"{rows:>7,} x {width:,} px: peak {peaks[rows]:.0f} MB", flush=True)
+    low, high = (peaks[rows] for rows in ROWS)
+    print(f"{ROWS[1] // ROWS[0]} times the rows take {high / low:.3f} times the memory ({high - low:+.1f} MB)")
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "bundle": bundle.name,
+        "engine": engine,
+        "backend": backend,
+        "width": width,
+        "peak_mb": {str(rows): round(peak, 1) for rows, peak in peaks.items()},
+        "ratio": round(high / low, 4),
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write_scene(path: Path, height: int, width: int) -> None:
+    """Write a uint16 scene with SLC-off gaps, a few rows at a time."""
+    rng = np.random.default_rng(0)
+    profile = {
+        "driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint16", "nodata": 0,
+        "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "crs": "EPSG:32610",
+        "transform": rasterio.Affine(30, 0, 500_000, 0, -30, 4_000_000),
+    }  # fmt: skip
+    gaps = slc_off_gaps(height, width)
+    with rasterio.open(path, "w", **profile) as scene:
+        for top in range(0, height, _CHUNK):
+            values = rng.integers(8_000, 20_000, (3, min(_CHUNK, height - top), width), np.uint16)
+            values[:, gaps[top : top + _CHUNK]] = 0
+            scene.write(values, window=Window(0, top, width, values.shape[1]))
+
+
+def peak_megabytes(*command: str) -> float:
+    """Run a command of this environment to its end; return its peak resident size in MB."""
+    executable = Path(sys.executable).with_name(command[0])
+    child = os.posix_spawn(executable, [str(executable), *command[1:]], os.environ)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss / 1024  # Linux counts KiB
+
+
+if __name__ == "__main__":
+    typer.run(main)
