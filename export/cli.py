@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import numbers, sentences
+from ecea.runtime.command import new_app, numbers, sentences, start
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import parse_stretch
 
 COMMAND = "ecea-export"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 @app.command()
@@ -68,7 +68,7 @@ def export(
 
 def main() -> None:
     """Entry point."""
-    app()
+    start(app, COMMAND)
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import secrets
 import shutil
@@ -56,7 +57,7 @@ def export_bundle(
         EceaError: where an engine fails to build, to load or to match PyTorch; no bundle is written.
     """
     target = destination or Path(f"{checkpoint.stem}{SUFFIX}")
-    _check_request(target, engines)
+    _check_request(checkpoint, target, engines)
     try:
         generator = load_generator(checkpoint, num_heads=num_heads)
     except CheckpointError as error:
@@ -113,7 +114,7 @@ def _check(form: Form, folder: Path, tiles: Tiles, expected: dict[str, Any], say
     for backend in form.checked_on:
         where = f"{form.file_name} on {backend}"
         try:
-            session = BACKENDS[backend](folder / form.file_name, usable_processors())
+            session = BACKENDS[backend].load(folder / form.file_name, usable_processors())
         except BackendUnavailable as error:
             say(f"{form.engine:<11} {where}: not compared, {error}")
             continue
@@ -127,7 +128,7 @@ def _check(form: Form, folder: Path, tiles: Tiles, expected: dict[str, Any], say
             yield {"backend": backend, **entry}
 
 
-def _check_request(target: Path, engines: Sequence[str]) -> None:
+def _check_request(checkpoint: Path, target: Path, engines: Sequence[str]) -> None:
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown or not engines:
         raise RequestError(
@@ -139,11 +140,16 @@ def _check_request(target: Path, engines: Sequence[str]) -> None:
         raise RequestError(f"{target}: the folder {target.parent} does not exist: make it, or name another output")
     if target.exists() and not (target / MANIFEST_NAME).is_file():
         raise RequestError(f"{target}: exists and is no bundle: remove it, or name another output")
+    if target.resolve() in checkpoint.resolve().parents:
+        raise RequestError(f"{target}: holds the checkpoint, and would be replaced: name another output")
+    if not os.access(target.parent, os.W_OK):
+        raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
 
 
 @contextmanager
 def _whole_or_nothing(target: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``target`` that takes its place if the block succeeds, else is deleted."""
+    target = target.resolve()  # a link to a bundle stays, and leads to the new one
     token = secrets.token_hex(4)
     temporary, old = (target.with_name(f".{target.name}.{token}.{state}") for state in ("partial", "old"))
     try:

@@ -94,13 +94,22 @@ def compare(
         where: the file and the backend, for the message.
 
     Raises:
-        ParityError: naming the first output that is out of tolerance or not finite.
+        ParityError: naming the first output that is out of tolerance, not finite or of another shape.
     """
     errors: dict[str, list[Tensor]] = {name: [] for name in OUTPUTS}
     for batch in BATCHES:
-        outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
+        try:
+            outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
+        except Exception as error:  # the backends' exceptions share no base class
+            raise ParityError(f"{where}: fails at batch {batch} ({error}): the bundle is not written") from error
         for name, output in zip(OUTPUTS, outputs, strict=True):
-            error = np.abs(output - expected[name][:batch])
+            wanted = expected[name][:batch]
+            if output.shape != wanted.shape:
+                raise ParityError(
+                    f"{where}: output '{name}' has shape {output.shape} at batch {batch}, expected {wanted.shape}: "
+                    "the bundle is not written"
+                )
+            error = np.abs(output - wanted)
             _demand(engine, where, name, batch, error)
             errors[name].append(error)
     for name, parts in errors.items():
@@ -114,7 +123,8 @@ def compare(
 
 def psnr(error: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of differences on a range of 1; at most 150."""
-    return min(150.0, -10 * math.log10(float(np.mean(np.square(error, dtype=np.float64))) or 1e-15))
+    value = -10 * math.log10(float(np.mean(np.square(error, dtype=np.float64))) or 1e-15)
+    return min(value, 150.0)  # in this order a NaN stays one
 
 
 def worst(entries: Iterable[dict[str, Any]]) -> tuple[float, float]:

@@ -42,15 +42,16 @@ class _Background(Generic[T]):
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            for item in self._source:
-                if not self._put(item):
-                    break
+            try:
+                for item in self._source:
+                    if not self._put(item):
+                        break
+            finally:
+                close = getattr(self._source, "close", None)  # a generator releases what it holds in its own thread
+                if close is not None:
+                    close()
         except BaseException as caught:  # handed on to the thread that consumes, whatever it is
             error = caught
-        finally:
-            close = getattr(self._source, "close", None)  # a generator releases what it holds in its own thread
-            if close is not None:
-                close()
         self._put(_End(error))
 
     def _put(self, item: "T | _End") -> bool:

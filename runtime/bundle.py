@@ -112,7 +112,7 @@ def read_bundle(path: Path) -> Bundle:
     try:
         manifest = json.loads(raw)
         schema = int(manifest["schema"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RequestError(f"{manifest_path}: is damaged: export the bundle again") from error
     if schema > SCHEMA_VERSION:
         raise RequestError(
@@ -128,7 +128,7 @@ def read_bundle(path: Path) -> Bundle:
         )
         if bundle.tile_size < 1:
             raise ValueError("tile size")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise RequestError(
             f"{manifest_path}: lacks or garbles {error}, which schema {schema} demands: export the bundle again"
         ) from error
@@ -160,7 +160,7 @@ def check_files(bundle: Bundle, record: EngineRecord) -> Path:
 
 def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
     files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in entry["files"])
-    if not files or any(Path(f.name).name != f.name for f in files):
+    if not files or not all(_is_plain(f.name) for f in files):
         raise ValueError("the files of an engine")
     return EngineRecord(
         engine=str(entry["engine"]),
@@ -168,6 +168,11 @@ def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
         files=files,
         parity=tuple(entry.get("parity", ())),
     )
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file of this name can only lie beside the manifest."""
+    return name not in ("", "..") and Path(name).name == name and "\0" not in name
 
 
 def _sha256(path: Path) -> str:

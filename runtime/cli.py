@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +13,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ecea.runtime.command import numbers, report, sentences
+from ecea.runtime.command import new_app, numbers, report, sentences, start
 from ecea.runtime.engine import Engine, open_engine
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import OnRows, Result, inpaint
 from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report
+from ecea.runtime.scene import same_file
 from ecea.runtime.stretch import parse_stretch
+from ecea.runtime.writer import check_destination
 
 COMMAND = "ecea-run"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 @app.command()
@@ -31,7 +34,7 @@ def run(
         list[str], typer.Argument(metavar="SCENE...", help="Rasters with gaps: files or GDAL's /vsi paths.")
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", metavar="FILE|DIR", help="Output; default: SCENE_filled.tif in this folder."),
     ] = None,
     bundle: Annotated[
@@ -61,7 +64,7 @@ def run(
     blend: Annotated[str, typer.Option(help="linear or mean.")] = "linear",
     reference: Annotated[bool, typer.Option("--reference", help="Reproduce the published application.")] = False,
     batch: Annotated[int, typer.Option(help="Tiles given to the engine at once.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Compute threads; default: all processors.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; default: all processors.")] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page with figures and pictures.")
     ] = None,
@@ -80,6 +83,8 @@ def run(
             "batch": batch,
         }
         targets = _destinations(scenes, output)
+        if report_file is not None:
+            _check_report(report_file, [*scenes, *targets, *([mask] if mask else [])])
         with open_engine(bundle, engine=engine, backend=backend, threads=threads) as opened:
             _say_engine(opened)
             results, errors, status = _fill_all(scenes, targets, opened, options, as_json, debug)
@@ -93,7 +98,7 @@ def run(
 
 def main() -> None:
     """Entry point."""
-    app()
+    start(app, COMMAND)
 
 
 def _fill_all(
@@ -135,25 +140,45 @@ def closing_line(result: Result) -> str:
         f"tiles {result.tiles_run} run, {result.tiles_skipped} skipped",
         stages,
         f"stretch {low:g},{high:g},{gamma:g}",
-        f"{result.engine} on {result.backend}",
+        _engine_used(result),
     ]
     return f"{result.destination}: {'; '.join(parts)}"
 
 
-def _destinations(scenes: list[str], output: Path | None) -> list[Path]:
-    """Where each scene goes: the file named, or SCENE_filled.tif in the folder named or the current one."""
-    if output is not None and len(scenes) == 1 and not output.is_dir():
-        return [output]
-    if output is not None and not output.is_dir():
-        raise RequestError(f"{output}: is not a folder, as {len(scenes)} scenes need: make it, or name another")
-    folder = output or Path()
+def _engine_used(result: Result) -> str:
+    reasons = "".join(f", {name} passed over: {why}" for name, why in result.passed_over.items())
+    return f"{result.engine} of {result.bundle} on {result.backend}{reasons}"
+
+
+def _destinations(scenes: list[str], output: str | None) -> list[Path]:
+    """Where each scene goes: the file named, or SCENE_filled.tif in the folder named or the current one.
+
+    Raises:
+        RequestError: where the folder does not exist, two scenes would go to one file, or one over another.
+    """
+    if output is not None and not Path(output).is_dir():
+        if len(scenes) > 1:
+            raise RequestError(f"{output}: is not a folder, as {len(scenes)} scenes need: make it, or name another")
+        if output.endswith(os.sep):
+            raise RequestError(f"{output}: the folder does not exist: make it, or name another output")
+        return [Path(output)]
+    folder = Path(output or ".")
     targets = [folder / f"{Path(scene).stem}_filled.tif" for scene in scenes]
     for target in targets:
         if targets.count(target) > 1:
             raise RequestError(
                 f"{target}: is the output of {targets.count(target)} scenes: run them one by one with -o"
             )
+        if any(same_file(scene, target) for scene in scenes):
+            raise RequestError(f"{target}: is itself one of the scenes, which are never changed: name another output")
     return targets
+
+
+def _check_report(path: Path, taken: list[str | Path]) -> None:
+    """Refuse a page that cannot be written or would take the place of a scene, its mask or an output."""
+    check_destination(path)
+    if any(same_file(path, other) or path.resolve() == Path(other).resolve() for other in taken):
+        raise RequestError(f"{path}: is a raster of this run, not a place for its report: name another file")
 
 
 def _say_engine(engine: Engine) -> None:

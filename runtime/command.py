@@ -3,13 +3,40 @@
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import typer
 
 from ecea.runtime.errors import EceaError, RequestError
+
+# The base of what typer raises on options that it cannot parse; not every version of typer names it.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def new_app() -> typer.Typer:
+    """A command's parser: plain text, ``-h`` as well as ``--help``."""
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def start(app: typer.Typer, command: str) -> NoReturn:
+    """Run a command and exit; arguments that cannot be parsed are one sentence too."""
+    if not sys.warnoptions:  # libraries warn programmers: of scenes without a georeference, for one
+        warnings.simplefilter("ignore")
+    try:
+        status = app(prog_name=command, standalone_mode=False)
+    except _USAGE_ERROR as error:
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        status = report(command, RequestError(f"{message}: see {command} -h"), debug=False)
+    sys.exit(status)
 
 
 @contextmanager
@@ -36,8 +63,8 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
             traceback.print_exc()
         kind = type(error).__name__
         print(
-            f"{command}: failed on something it does not know ({kind}: {error}): run it again with --debug and report "
-            "what it prints",
+            f"{command}: failed on something it does not know ({kind}: {_one_line(error)}): run it again with --debug "
+            "and report what it prints",
             file=sys.stderr,
         )
         raise typer.Exit(EceaError.exit_status) from error
@@ -47,8 +74,13 @@ def report(command: str, error: EceaError, debug: bool) -> int:
     """Print an error as its sentence; return the exit status."""
     if debug:
         traceback.print_exception(error)
-    print(f"{command}: {error}", file=sys.stderr)
+    print(f"{command}: {_one_line(error)}", file=sys.stderr)
     return error.exit_status
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error; libraries' own messages, quoted in it, may have several lines."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def numbers(text: str | None, what: str) -> tuple[int, ...] | None:

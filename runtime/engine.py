@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecea.runtime.backends import BACKENDS, Session
+from ecea.runtime.backends.layers import LayerTime
 from ecea.runtime.bundle import Bundle, check_files, find_bundle, read_bundle
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
 
@@ -24,6 +25,7 @@ class Engine:
         found: why that bundle: ``named``, ``$ECEA_BUNDLE``, or what else.
         engine: the precision, ``fp32``, ``fp16`` or ``int8``.
         backend: what runs it.
+        threads: on how many threads it computes.
         passed_over: for ``auto``, backend -> why it was not taken.
     """
 
@@ -35,14 +37,16 @@ class Engine:
         found: str,
         engine: str,
         backend: str,
-        passed_over: dict[str, str],
+        threads: int = 1,
+        passed_over: dict[str, str] | None = None,
     ) -> None:
         self._session: Session | None = session
         self.bundle = bundle
         self.found = found
         self.engine = engine
         self.backend = backend
-        self.passed_over = passed_over
+        self.threads = threads
+        self.passed_over = passed_over or {}
 
     @property
     def tile_size(self) -> int:
@@ -62,7 +66,7 @@ class Engine:
 
         Raises:
             RequestError: where a shape or dtype is not as above.
-            EceaError: where the engine is closed, or the backend fails.
+            EceaError: where the engine is closed, the backend fails, or what it gives is not finite.
         """
         if self._session is None:
             raise EceaError(f"{self.bundle.path}: the engine is closed: open it again")
@@ -74,9 +78,23 @@ class Engine:
                     f"({batch or 'B'}, {channels}, {size}, {size})"
                 )
         try:
-            return self._session.infer(image, edge, mask)
+            out, out_edge = self._session.infer(image, edge, mask)
         except Exception as error:  # the backends' exceptions share no base class
             raise EceaError(f"{self.bundle.path}: {self.backend} failed on a batch of {batch}: {error}") from error
+        if not np.isfinite(out).all():
+            raise EceaError(
+                f"{self.bundle.path}: the {self.engine} engine gave values that are not finite on {self.backend}, "
+                "expected 0 to 0.7616: choose another with --engine or --backend"
+            )
+        return out, out_edge
+
+    def layer_times(self, image: Tensor, edge: Tensor, mask: Tensor) -> list[LayerTime]:
+        """Time each operator of the model on a batch as :meth:`infer` takes it; the model is loaded once more."""
+        record = self.bundle.record(self.engine, self.backend)
+        if record is None:
+            raise EceaError(f"{self.bundle.path}: holds no {self.engine} engine for {self.backend}")
+        model = check_files(self.bundle, record)
+        return BACKENDS[self.backend].layer_times(model, self.threads, (image, edge, mask))
 
     def close(self) -> None:
         """Release the engine; closing twice is harmless."""
@@ -128,10 +146,16 @@ def open_engine(
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
             session = _load(contents, engine, name, threads)
-        except BackendUnavailable as error:
+        except RequestError:
+            raise
+        except EceaError as error:
+            if backend != "auto" and not isinstance(error, BackendUnavailable):
+                raise
             passed_over[name] = str(error)
             continue
-        return Engine(session, bundle=contents, found=found, engine=engine, backend=name, passed_over=passed_over)
+        return Engine(
+            session, bundle=contents, found=found, engine=engine, backend=name, threads=threads, passed_over=passed_over
+        )
     reasons = "; ".join(f"{name}: {why}" for name, why in passed_over.items())
     raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --backend")
 
@@ -148,4 +172,4 @@ def _load(bundle: Bundle, engine: str, backend: str, threads: int) -> Session:
     if record is None:
         raise BackendUnavailable(f"the bundle holds no {engine} engine for it")
     model: Path = check_files(bundle, record)
-    return BACKENDS[backend](model, threads)
+    return BACKENDS[backend].load(model, threads)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,7 @@ def inpaint(
         rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB),
         Scene(source, bands=bands, mask=selected_by) as scene,
     ):
+        _check_not_read(target, (*scene.dataset.files, selected_by))
         with progress.timed("survey"):
             seen = survey(scene)
         if reference:
@@ -162,6 +163,12 @@ def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> 
         raise RequestError(f"a batch of {batch} tiles is impossible: expected 1 or more")
 
 
+def _check_not_read(target: Path, files: Iterable[str]) -> None:
+    for file in files:
+        if same_file(file, target):
+            raise RequestError(f"{target}: is read for this scene, so it is not overwritten: name another output")
+
+
 def _fill_and_write(
     scene: Scene,
     seen: Survey,
@@ -185,12 +192,12 @@ def _fill_and_write(
     )
     with (
         whole_or_nothing(target) as temporary,
-        geotiff_like(scene.dataset, temporary) as write,
+        geotiff_like(scene.dataset, temporary, with_mask=scene.has_mask) as write,
         filling as parts,
     ):
         for part in parts:
             with progress.timed("writing"):
-                write(part.bands)
+                write(part.bands, part.valid)
             pixels.filled += part.filled
             pixels.left += part.left
             if on_rows is not None:
@@ -209,7 +216,7 @@ def _read_rows(
             pixels.collar += int(np.count_nonzero((rows.selected & ~fill).any(axis=0)))
             if everything:
                 fill = np.ones_like(fill)
-        yield SceneRows(rows.top, rows.bands, rows.missing, fill)
+        yield SceneRows(rows.top, rows.bands, rows.missing, fill, rows.declared)
 
 
 def scene_tiles(

@@ -38,12 +38,14 @@ class SceneRows:
         bands: (bands of the file, h, W), as read.
         missing: (h, W), True where the generator must not look.
         fill: (3, h, W), True for each value of the chosen bands where its result is wanted.
+        declared: (3, h, W), True for each value of the chosen bands that the scene declares to be data.
     """
 
     top: int
     bands: npt.NDArray[Any]
     missing: Mask
     fill: Mask
+    declared: Mask
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class FilledRows:
     Attributes:
         top: index of the first row.
         bands: (bands of the file, h, W), the file's dtype.
+        valid: (h, W), True where all chosen bands hold data or have been filled.
         filled: pixels filled among them.
         left: pixels that were to be filled, but in no tile with a valid pixel.
     """
 
     top: int
     bands: npt.NDArray[Any]
+    valid: Mask
     filled: int
     left: int
 
@@ -161,14 +165,18 @@ def blend_strips(
     items: Iterator[FilledBatch | Strip], recipe: Recipe, width: int, progress: Progress
 ) -> Iterator[FilledRows]:
     """Average tiles where they overlap and yield the rows that no later tile can change."""
-    size, weights = recipe.grid.size, recipe.grid.weights
-    padded_width = recipe.grid.columns[-1] + size
+    grid, size = recipe.grid, recipe.grid.size
+    column_weights = dict(zip(grid.columns, grid.column_weights, strict=True))
+    row_weights = iter(grid.row_weights)
+    row_weight = next(row_weights)
+    padded_width = grid.columns[-1] + size
     total = np.zeros((3, size, padded_width), np.float32)
     weight = np.zeros((size, padded_width), np.float32)
     for item in items:
         with progress.timed("blending"):
             if isinstance(item, FilledBatch):
                 for column, out in zip(item.columns, item.out, strict=True):
+                    weights = np.outer(row_weight, column_weights[column])
                     total[:, :, column : column + size] += out * weights
                     weight[:, column : column + size] += weights
                 continue
@@ -177,6 +185,7 @@ def blend_strips(
             for accumulated in (total, weight):
                 accumulated[..., : size - item.final, :] = accumulated[..., item.final :, :]
                 accumulated[..., size - item.final :, :] = 0
+            row_weight = next(row_weights, row_weight)
         yield filled
 
 
@@ -211,12 +220,19 @@ def _join(parts: list[SceneRows], top: int) -> SceneRows:
         np.concatenate([part.bands for part in parts], axis=1),
         np.concatenate([part.missing for part in parts]),
         np.concatenate([part.fill for part in parts], axis=1),
+        np.concatenate([part.declared for part in parts], axis=1),
     )
     return _slice(joined, top - joined.top, joined.missing.shape[0])
 
 
 def _slice(rows: SceneRows, start: int, stop: int) -> SceneRows:
-    return SceneRows(rows.top + start, rows.bands[:, start:stop], rows.missing[start:stop], rows.fill[:, start:stop])
+    return SceneRows(
+        rows.top + start,
+        rows.bands[:, start:stop],
+        rows.missing[start:stop],
+        rows.fill[:, start:stop],
+        rows.declared[:, start:stop],
+    )
 
 
 def _normalise(rows: SceneRows, recipe: Recipe) -> tuple[Tensor, npt.NDArray[np.uint8]]:
@@ -264,5 +280,13 @@ def _fill(rows: SceneRows, total: Tensor, weight: Tensor, recipe: Recipe) -> Fil
         mean = total[channels][:, here].mean(axis=0) / weight[here]
         bands[position, here] = recipe.to_values(mean, position)
     wanted = rows.fill.any(axis=0)
+    valid = (rows.declared | (rows.fill & covered)).all(axis=0)
+    if recipe.alpha is not None:
+        bands[recipe.alpha, wanted & valid & (bands[recipe.alpha] == 0)] = _opaque(bands.dtype)
     filled = int(np.count_nonzero(wanted & covered))
-    return FilledRows(rows.top, bands, filled, left=int(np.count_nonzero(wanted)) - filled)
+    return FilledRows(rows.top, bands, valid, filled, left=int(np.count_nonzero(wanted)) - filled)
+
+
+def _opaque(dtype: np.dtype[Any]) -> int:
+    """What GDAL writes into an alpha band where there is data."""
+    return int(np.iinfo(dtype).max) if dtype.kind in "iu" and dtype.itemsize <= 2 else 255

@@ -23,6 +23,7 @@ class Recipe:
         stretch: between the scene's values and [0, 1].
         positions: the three bands among those of the file, 0-based.
         every_tile: run tiles without a gap too, and those without a valid pixel.
+        alpha: the band that says which pixels hold data, 0-based; None where none does.
         to_values: (n,) float32 in [0, 1] and a 0-based band of the file -> (n,) values of the scene's dtype.
     """
 
@@ -30,6 +31,7 @@ class Recipe:
     stretch: Stretch
     positions: list[int]
     every_tile: bool
+    alpha: int | None
     to_values: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
 
 
@@ -39,14 +41,14 @@ def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[flo
     else:
         chosen = stretch if isinstance(stretch, Stretch) else Stretch(*stretch)
     # A filled pixel must not look like a gap to whoever reads the output next.
-    forbidden = [[] if value is None or np.isnan(value) else [value] for value in scene.dataset.nodatavals]
-    if scene.zero_is_gap:
-        forbidden = [[*values, 0.0] for values in forbidden]
+    # A GeoTIFF has one nodata value, that of the first band, whatever the other bands of the scene declare.
+    declared = [value for value in scene.dataset.nodatavals if value is not None and not np.isnan(value)]
+    forbidden = sorted({*declared, 0.0} if scene.zero_is_gap else set(declared))
 
     def to_values(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[Any]:
-        return chosen.from_unit(unit, scene.dtype, forbidden[position])
+        return chosen.from_unit(unit, scene.dtype, forbidden)
 
-    return Recipe(grid, chosen, scene.band_positions, every_tile=False, to_values=to_values)
+    return Recipe(grid, chosen, scene.band_positions, False, scene.alpha_position, to_values)
 
 
 def published_recipe(scene: Scene, size: int, stretch: Stretch | Sequence[float] | None) -> Recipe:
@@ -61,4 +63,4 @@ def published_recipe(scene: Scene, size: int, stretch: Stretch | Sequence[float]
         return np.floor(255 * unit).astype(np.uint8)
 
     grid = published_grid(scene.height, scene.width, size)
-    return Recipe(grid, Stretch(0, 255), scene.band_positions, every_tile=True, to_values=to_bytes)
+    return Recipe(grid, Stretch(0, 255), scene.band_positions, True, scene.alpha_position, to_bytes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from ecea.runtime.errors import EceaError, RequestError
@@ -32,6 +32,7 @@ class Rows:
         missing: (h, W), True where the chosen bands hold no data or are to be filled: hidden from the generator.
         selected: (3, h, W), True for each value of the chosen bands that the mask asks to fill, in the collar too.
         void: (h, W), True where the scene holds nothing: what a collar is made of.
+        declared: (3, h, W), True for each value of the chosen bands that the raster itself declares to be data.
     """
 
     top: int
@@ -39,6 +40,7 @@ class Rows:
     missing: Mask
     selected: Mask
     void: Mask
+    declared: Mask
 
     @property
     def bottom(self) -> int:
@@ -96,6 +98,19 @@ class Scene:
         """The chosen bands as 0-based positions in ``Rows.bands``."""
         return [band - 1 for band in self.bands]
 
+    @property
+    def alpha_position(self) -> int | None:
+        """The alpha band as a 0-based position, where such a band says which pixels hold data."""
+        if MaskFlags.alpha not in self._mask_flags():
+            return None
+        return int(self._dataset.colorinterp.index(ColorInterp.alpha))
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask apart from the bands says which pixels hold data."""
+        elsewhere = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
+        return not elsewhere.intersection(self._mask_flags())
+
     def read(self, top: int, bottom: int) -> Rows:
         """Read the rows ``[top, bottom)``.
 
@@ -105,17 +120,19 @@ class Scene:
         window = Window(0, top, self.width, bottom - top)
         try:
             values = self._dataset.read(window=window)
-            declared = self._dataset.read_masks(list(self.bands), window=window)
+            declared = self._dataset.read_masks(list(self.bands), window=window) != 0
+            chosen = values[self.band_positions]
+            invalid = ~declared
+            if self.dtype.kind == "f":
+                invalid |= ~np.isfinite(chosen)
+            selected = np.broadcast_to(self._mask.select(chosen, invalid, window), invalid.shape)
         except rasterio.RasterioIOError as error:
-            raise EceaError(f"{self.path}: rows {top} to {bottom - 1} cannot be read ({error})") from error
-        chosen = values[self.band_positions]
-        invalid = declared == 0
-        if self.dtype.kind == "f":
-            invalid |= ~np.isfinite(chosen)
-        selected = np.broadcast_to(self._mask.select(chosen, invalid, window), invalid.shape)
+            raise EceaError(
+                f"{self.path}: rows {top} to {bottom - 1} or their mask cannot be read ({error}): is the file whole?"
+            ) from error
         missing = (invalid | selected).any(axis=0)
         void = invalid.any(axis=0) if self._mask.covers_data else missing
-        return Rows(top, values, missing, selected, void)
+        return Rows(top, values, missing, selected, void, declared)
 
     def close(self) -> None:
         """Close the scene and its mask."""
@@ -128,6 +145,9 @@ class Scene:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _mask_flags(self) -> set[MaskFlags]:
+        return set(self._dataset.mask_flag_enums[self.band_positions[0]])
 
     def _check_bands(self) -> None:
         count, dtypes = self._dataset.count, set(self._dataset.dtypes)

@@ -13,6 +13,8 @@ from ecea.runtime.errors import RequestError
 GENERATOR_CEILING = 0.7616
 
 _AUTO_PERCENTILES = (0.5, 99.5)
+# GDAL takes floats for one another within 4 epsilons of float32, those of 64 bits too (ARE_REAL_EQUAL).
+_SAME = 8 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Stretch:
         # float64 values and 32-bit integers would lose digits in float32 before the offset is taken off.
         wide = values.dtype == np.float64 or (values.dtype.kind in "iu" and values.dtype.itemsize > 2)
         unit: npt.NDArray[Any] = values.astype(np.float64 if wide else np.float32)
-        np.subtract(unit, self.minimum, out=unit)
-        np.divide(unit, self.maximum - self.minimum, out=unit)
-        np.clip(unit, 0, 1, out=unit)
-        if self.gamma != 1:
-            np.power(unit, self.gamma, out=unit)
-        return np.nan_to_num(unit, copy=False, nan=0.0).astype(np.float32, copy=False)
+        # What is hidden anyway, a NaN or a nodata value of -3.4e38, may overflow or signal.
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(unit, self.minimum, out=unit)
+            np.divide(unit, self.maximum - self.minimum, out=unit)
+            np.clip(unit, 0, 1, out=unit)
+            if self.gamma != 1:
+                np.power(unit, self.gamma, out=unit)
+            return np.nan_to_num(unit, copy=False, nan=0.0).astype(np.float32, copy=False)
 
     def from_unit(
         self, unit: npt.NDArray[np.float32], dtype: np.dtype[Any], forbidden: Sequence[float] = ()
@@ -67,7 +71,7 @@ class Stretch:
         else:
             limits_float = np.finfo(dtype)
             result = np.clip(values, limits_float.min, limits_float.max).astype(dtype)
-        return _avoid(result, values, forbidden)
+        return _avoid(result, values, forbidden, self)
 
 
 def parse_stretch(text: str) -> Stretch:
@@ -100,18 +104,44 @@ def automatic_stretch(dtype: np.dtype[Any], sample: npt.NDArray[Any]) -> Stretch
     return Stretch(float(low), float(low + (high - low) / GENERATOR_CEILING))
 
 
-def _avoid(result: npt.NDArray[Any], exact: npt.NDArray[np.float64], forbidden: Sequence[float]) -> npt.NDArray[Any]:
-    """Move what equals a forbidden value one step to the side of the exact value, or off the dtype's edge."""
+def _avoid(
+    result: npt.NDArray[Any], exact: npt.NDArray[np.float64], forbidden: Sequence[float], stretch: Stretch
+) -> npt.NDArray[Any]:
+    """Move what reads as a forbidden value to the nearest value beside it that is none, inside the stretch."""
     for value in forbidden:
-        hit = result == value
+        hit = _reads_as(result, value)
         if not hit.any():
             continue
-        up = exact[hit] >= value
-        if result.dtype.kind in "iu":
-            limits = np.iinfo(result.dtype)
-            up = (up | (value == limits.min)) & (value != limits.max)
-            result[hit] = np.where(up, value + 1, value - 1).astype(result.dtype)
-        else:
-            target = np.where(up, np.inf, -np.inf).astype(result.dtype)
-            result[hit] = np.nextafter(result[hit], target)
+        below, above = (_beside(value, side, forbidden, result.dtype) for side in (-1, 1))
+        up = above - exact[hit] <= exact[hit] - below
+        if (above <= stretch.maximum) != (below >= stretch.minimum):  # only one of them is inside
+            up[:] = above <= stretch.maximum
+        arms = (result.dtype.type(side if np.isfinite(side) else value) for side in (above, below))
+        result[hit] = np.where(up, *arms)
     return result
+
+
+def _reads_as(values: Any, value: float) -> npt.NDArray[np.bool_]:
+    """Whether GDAL takes values of this dtype for ``value``: equal integers, floats that are nearly equal."""
+    if values.dtype.kind in "iu":
+        return np.asarray(values == value)
+    with np.errstate(over="ignore"):
+        distance = np.abs(values.astype(np.float64) - value)
+    return np.asarray(distance <= _SAME * abs(value))
+
+
+def _beside(value: float, side: int, forbidden: Sequence[float], dtype: np.dtype[Any]) -> float:
+    """The nearest value below (-1) or above (1) ``value`` that reads as none of ``forbidden``; infinite if none."""
+    low: float
+    high: float
+    if dtype.kind in "iu":
+        value, step = int(value), 1
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    else:
+        limits = np.finfo(dtype)
+        step = max(2 * _SAME * abs(value), float(limits.tiny))
+        low, high = float(limits.min), float(limits.max)
+    while low <= (value := value + side * step) <= high:
+        if not any(_reads_as(dtype.type(value), taken) for taken in forbidden):
+            return value
+    return side * np.inf

@@ -59,7 +59,8 @@ def survey(scene: Scene) -> Survey:
         data = ~rows.void
         _extend(row_first[top : rows.bottom], row_last[top : rows.bottom], data, 0)
         _extend(column_first, column_last, data.T, top)
-        samples.append(rows.bands[scene.band_positions][:, ~rows.missing][:, ::step])
+        # A copy: a view would keep the whole block alive.
+        samples.append(rows.bands[scene.band_positions][:, ~rows.missing][:, ::step].copy())
     sample = np.concatenate(samples, axis=1)
     if not sample.size:
         raise RequestError(f"{scene.path}: has no valid pixel at all: there is nothing to fill its gaps from")

@@ -1,6 +1,7 @@
 """Which tiles cover a scene, what weight each pixel of a tile has, and how a tile is cut from a strip of rows."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -22,13 +23,15 @@ class TileGrid:
         size: side of a tile in pixels.
         rows: top row of each strip of tiles, ascending from 0.
         columns: left column of each tile in a strip, ascending from 0.
-        weights: (size, size) float32, > 0: the weight of a tile's pixels where tiles overlap.
+        row_weights: (rows, size) float32, > 0: of each row of a tile, where tiles overlap.
+        column_weights: (columns, size) likewise; a pixel of a tile weighs the product of both.
     """
 
     size: int
     rows: tuple[int, ...]
     columns: tuple[int, ...]
-    weights: npt.NDArray[np.float32]
+    row_weights: npt.NDArray[np.float32]
+    column_weights: npt.NDArray[np.float32]
 
 
 def default_overlap(size: int) -> int:
@@ -39,7 +42,8 @@ def default_overlap(size: int) -> int:
 def covering_grid(height: int, width: int, size: int, overlap: int, blend: str = "linear") -> TileGrid:
     """Lay as few tiles as cover the scene with neighbours sharing at least ``overlap`` pixels, evenly.
 
-    No tile reaches beyond the scene, unless the scene is smaller than a tile.
+    No tile reaches beyond the scene, unless the scene is smaller than a tile. Linear weights rise and fall over all
+    that neighbours share, not over ``overlap`` alone, and not at the border of the scene.
 
     Raises:
         RequestError: where ``overlap`` is not in ``[0, size / 2]`` or ``blend`` is not one of ``BLENDS``.
@@ -49,8 +53,8 @@ def covering_grid(height: int, width: int, size: int, overlap: int, blend: str =
     if blend not in BLENDS:
         raise RequestError(f"blend '{blend}' is unknown: expected one of {', '.join(BLENDS)}")
     rows, columns = _even_positions(height, size, overlap), _even_positions(width, size, overlap)
-    ramp = overlap if blend == "linear" else 0
-    return TileGrid(size, rows, columns, _ramp_weights(size, ramp))
+    weights = _linear_weights if blend == "linear" else _equal_weights
+    return TileGrid(size, rows, columns, weights(rows, size), weights(columns, size))
 
 
 def published_grid(height: int, width: int, size: int) -> TileGrid:
@@ -60,7 +64,8 @@ def published_grid(height: int, width: int, size: int) -> TileGrid:
     def positions(length: int) -> tuple[int, ...]:
         return tuple(range(0, max(length - PUBLISHED_OVERLAP, 1), step))
 
-    return TileGrid(size, positions(height), positions(width), np.ones((size, size), np.float32))
+    rows, columns = positions(height), positions(width)
+    return TileGrid(size, rows, columns, _equal_weights(rows, size), _equal_weights(columns, size))
 
 
 def cut_tile(strip: npt.NDArray[_Scalar], column: int, size: int) -> npt.NDArray[_Scalar]:
@@ -80,8 +85,16 @@ def _even_positions(length: int, size: int, overlap: int) -> tuple[int, ...]:
     return tuple(round(i * (length - size) / (count - 1)) for i in range(count))
 
 
-def _ramp_weights(size: int, ramp: int) -> npt.NDArray[np.float32]:
-    """Rise linearly over ``ramp`` pixels from each side; the product of the two directions."""
-    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
-    profile = np.minimum(distance / (ramp + 1), 1).astype(np.float32)
-    return np.outer(profile, profile)
+def _equal_weights(positions: tuple[int, ...], size: int) -> npt.NDArray[np.float32]:
+    return np.ones((len(positions), size), np.float32)
+
+
+def _linear_weights(positions: tuple[int, ...], size: int) -> npt.NDArray[np.float32]:
+    """(n, size): each rises over what it shares with the tile before and falls over what it shares with the next."""
+    shared = [size - (after - before) for before, after in pairwise(positions)]
+    distance = np.arange(1, size + 1)
+    weights = [
+        np.minimum(np.minimum(distance / (left + 1), distance[::-1] / (right + 1)), 1)
+        for left, right in zip([0, *shared], [*shared, 0], strict=True)
+    ]
+    return np.array(weights, np.float32)

@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from ecea.runtime.errors import EceaError, RequestError
 BLOCK = 256  # px; rows are handed to GDAL in whole blocks, so none is compressed twice
 
 _STALE_TAG = "STATISTICS_"  # GDAL's cached statistics are not those of the filled band
-_STRUCTURE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "xml:XMP", "TIFF")
+_STRUCTURE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "LocationInfo", "TIFF")
 
-WriteRows = Callable[[npt.NDArray[Any]], None]
+WriteRows = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_]], None]
 
 
 def check_destination(destination: Path) -> None:
@@ -59,32 +59,44 @@ def whole_or_nothing(destination: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def geotiff_like(source: Any, destination: Path, **changes: Any) -> Iterator[WriteRows]:
+def geotiff_like(source: Any, destination: Path, *, with_mask: bool = False, **changes: Any) -> Iterator[WriteRows]:
     """Create a GeoTIFF with everything of ``source`` but its pixels, and take those from the top row down.
 
-    Kept: size, bands, dtype, CRS, transform, ground control points, RPCs, nodata, mask, descriptions, units,
-    scales, offsets, colour interpretation, colour tables and tags.
+    Kept: size, bands, dtype, CRS, transform, ground control points, RPCs, nodata, descriptions, units, scales,
+    offsets, colour interpretation, colour tables and tags.
 
     Args:
         source: an open rasterio dataset.
         destination: a path that does not exist.
+        with_mask: write a mask into the file too.
         changes: of the rasterio profile, such as ``dtype``.
 
     Yields:
-        A function that takes the next rows, (bands, h, W).
+        A function that takes the next rows, (bands, h, W), and which of their pixels are valid, (h, W).
 
     Raises:
         EceaError: where the file system refuses, with its reason.
     """
     profile = _profile(source) | changes
-    try:
-        with rasterio.open(destination, "w", **profile) as target:
+    with ExitStack() as stack:
+        with _writing(destination):
+            stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"))
+            target = stack.enter_context(rasterio.open(destination, "w", **profile))
             _copy_metadata(source, target)
-            rows = _AlignedRows(target)
-            yield rows.add
-            rows.flush()
-        _check_complete(destination)
-    except (rasterio.RasterioIOError, rasterio.errors.RasterioError, OSError) as error:
+        rows = _AlignedRows(target, destination, with_mask)
+        yield rows.add
+        rows.flush()
+        with _writing(destination):
+            stack.close()
+    with _writing(destination):
+        _check_complete(destination, with_mask)
+
+
+@contextmanager
+def _writing(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except (rasterio.errors.RasterioError, OSError) as error:
         raise EceaError(
             f"{destination.parent}: the output cannot be written there ({error}): is the disk full?"
         ) from error
@@ -93,14 +105,18 @@ def geotiff_like(source: Any, destination: Path, **changes: Any) -> Iterator[Wri
 class _AlignedRows:
     """Gathers rows until they make up whole blocks of the file."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, destination: Path, with_mask: bool) -> None:
         self._target = target
+        self._destination = destination
+        self._with_mask = with_mask
         self._top = 0
         self._pending: list[npt.NDArray[Any]] = []
+        self._pending_valid: list[npt.NDArray[np.bool_]] = []
         self._count = 0
 
-    def add(self, rows: npt.NDArray[Any]) -> None:
+    def add(self, rows: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
         self._pending.append(rows)
+        self._pending_valid.append(valid)
         self._count += rows.shape[1]
         if self._count >= BLOCK:
             self._write(self._count - self._count % BLOCK)
@@ -110,10 +126,13 @@ class _AlignedRows:
             self._write(self._count)
 
     def _write(self, count: int) -> None:
-        rows = np.concatenate(self._pending, axis=1)
+        rows, valid = np.concatenate(self._pending, axis=1), np.concatenate(self._pending_valid)
         window = Window(0, self._top, rows.shape[2], count)
-        self._target.write(rows[:, :count], window=window)
-        self._pending = [rows[:, count:]]
+        with _writing(self._destination):
+            self._target.write(rows[:, :count], window=window)
+            if self._with_mask:
+                self._target.write_mask(valid[:count], window=window)
+        self._pending, self._pending_valid = [rows[:, count:]], [valid[count:]]
         self._top += count
         self._count -= count
 
@@ -142,11 +161,12 @@ def _profile(source: Any) -> dict[str, Any]:
 
 def _copy_metadata(source: Any, target: Any) -> None:
     target.update_tags(**_fresh(source.tags()))
-    for namespace in source.tag_namespaces():
-        if namespace not in _STRUCTURE:
-            target.update_tags(ns=namespace, **source.tags(ns=namespace))
+    for namespace in _kept(source.tag_namespaces()):
+        target.update_tags(ns=namespace, **source.tags(ns=namespace))
     for band in source.indexes:
         target.update_tags(band, **_fresh(source.tags(band)))
+        for namespace in _kept(source.tag_namespaces(band)):
+            target.update_tags(band, ns=namespace, **source.tags(band, ns=namespace))
         if source.descriptions[band - 1]:
             target.set_band_description(band, source.descriptions[band - 1])
         if source.units[band - 1]:
@@ -163,12 +183,19 @@ def _copy_metadata(source: Any, target: Any) -> None:
         target.rpcs = source.rpcs
 
 
+def _kept(namespaces: Iterable[str]) -> list[str]:
+    """Those that hold tags; an ``xml:`` one holds a document, of the format that the scene came in."""
+    return [name for name in namespaces if name not in _STRUCTURE and not name.startswith("xml:")]
+
+
 def _fresh(tags: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if not name.startswith(_STALE_TAG)}
 
 
-def _check_complete(path: Path) -> None:
+def _check_complete(path: Path, with_mask: bool) -> None:
     """Read the last pixels back: GDAL does not always report that a file could not be finished."""
     with rasterio.open(path) as written:
         corner = Window(max(written.width - 1, 0), max(written.height - 1, 0), 1, 1)
         written.read(window=corner)
+        if with_mask:
+            written.read_masks(1, window=corner)

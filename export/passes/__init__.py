@@ -31,6 +31,7 @@ from ecea.export.passes.token_mixing import (
     split_token_mixing,
 )
 from ecea.export.passes.upsampling import upsampling_to_transposed_convolution
+from ecea.export.passes.winograd import convolution_by_winograd, row_convolution_before_interleaving
 
 Pass = Callable[[ir.Model], int]
 
@@ -52,10 +53,14 @@ PASSES: tuple[Pass, ...] = (
     fold_edge_bias,
 )
 
+# For processors, in FP32: neither has such an algorithm for its convolutions. TensorRT and cuDNN have their own, and
+# in INT8 there are no bits to spare for the sums of rows.
+WINOGRAD: tuple[Pass, ...] = (convolution_by_winograd, row_convolution_before_interleaving)
+
 FOR_BACKEND: dict[str, tuple[Pass, ...]] = {
-    "cpu": (attention_as_multihead, fuse_gelu),
+    "cpu": (attention_as_multihead, fuse_gelu, *WINOGRAD),
     # Its CPU plugin makes one kernel of the attention node's function body, and of GELU, by itself.
-    "openvino": (),
+    "openvino": WINOGRAD,
 }
 
 

@@ -60,7 +60,7 @@ def derived(op: RewriterContext, source: ir.Value, purpose: str, array: Array) -
 def add_initializer(graph: ir.Graph, source: ir.Value, purpose: str, array: Array) -> ir.Value:
     """As :func:`derived`, for passes that walk the graph instead of using a rule."""
     data = tensor(array, unique_name(source, purpose))
-    value = ir.Value(name=data.name, shape=data.shape, type=ir.TensorType(data.dtype), const_value=data)
+    value = ir.Value(name=data.name, shape=ir.Shape(array.shape), type=ir.TensorType(data.dtype), const_value=data)
     graph.initializers.add(value)
     return value
 

@@ -91,25 +91,25 @@ def final_convolution_at_half_size(model: ir.Model) -> int:
 
 
 def split_final_convolution(model: ir.Model) -> int:
-    """A k x k convolution to few channels as k x 1 to k times as many, then 1 x k that only adds.
+    """A k x k convolution to few channels as 1 x k to k times as many, then k x 1 that only adds.
 
-    ``y[o, u] = sum_d z[(d, o), u + d]`` along a row, where ``z[(d, o)]`` is the convolution with column ``d`` of the
-    kernel. The products stay the same, but all columns share one pass over the input and fill the vector unit:
-    after :func:`final_convolution_at_half_size` 5x5 to 4 (or 12) channels becomes 5x1 to 20 (or 60).
+    ``y[o, v] = sum_d z[(d, o), v + d]`` down a column, where ``z[(d, o)]`` is the convolution with row ``d`` of the
+    kernel. The products stay the same, but all rows share one pass over the input and fill the vector unit:
+    after :func:`final_convolution_at_half_size` 5x5 to 4 (or 12) channels becomes 1x5 to 20 (or 60).
     """
 
     def convolution(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value) -> ir.Value:
         return op.Conv(x, w, b, _outputs=["y"])
 
-    def columns(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, **_: object) -> ir.Value:
+    def by_rows(op: RewriterContext, x: ir.Value, w: ir.Value, b: ir.Value, **_: object) -> ir.Value:
         kernel = weights(w)
         outputs, inputs, size, _width = kernel.shape
-        by_column = kernel.transpose(3, 0, 1, 2).reshape(size * outputs, inputs, size, 1)
-        # adder[o, (d, o'), 0, d'] is 1 where o = o' and d = d'.
-        adder = np.einsum("op,de->odpe", np.eye(outputs), np.eye(size)).reshape(outputs, size * outputs, 1, size)
+        rows = kernel.transpose(2, 0, 1, 3).reshape(size * outputs, inputs, 1, size)
+        # adder[o, (d, o'), d', 0] is 1 where o = o' and d = d'.
+        adder = np.einsum("op,de->odpe", np.eye(outputs), np.eye(size)).reshape(outputs, size * outputs, size, 1)
         radius = size // 2
-        z = op.Conv(x, derived(op, w, "columns", by_column), kernel_shape=[size, 1], pads=[radius, 0, radius, 0])
+        z = op.Conv(x, derived(op, w, "rows", rows), kernel_shape=[1, size], pads=[0, radius, 0, radius])
         added = derived(op, w, "adder", adder)
-        return op.Conv(z, added, b, kernel_shape=[1, size], pads=[0, radius, 0, radius])
+        return op.Conv(z, added, b, kernel_shape=[size, 1], pads=[radius, 0, radius, 0])
 
-    return apply(model, RewriteRule(convolution, columns, _is_narrow))
+    return apply(model, RewriteRule(convolution, by_rows, _is_narrow))

@@ -1,14 +1,19 @@
 """ONNX Runtime's own CPU provider: runs wherever ONNX Runtime installs."""
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]
+
+_KERNEL = "_kernel_time"
 
 
 class CpuSession:
@@ -27,6 +32,27 @@ class CpuSession:
 
 def load(model: Path, threads: int) -> CpuSession:
     """Load an ONNX model to run on ``threads`` threads."""
+    return CpuSession(_create(model, threads))
+
+
+def layer_times(model: Path, threads: int, inputs: Inputs) -> list[LayerTime]:
+    """Time each operator of a model that is loaded once more, to count."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = _create(model, threads, profile=f"{folder}/layers")
+        runner = CpuSession(session)
+        for _ in range(2):  # the first run allocates
+            runner.infer(*inputs)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    last: dict[str, LayerTime] = {}
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") == "Node" and name.endswith(_KERNEL):
+            layer = name.removesuffix(_KERNEL)
+            last[layer] = LayerTime(layer, event["args"]["op_name"], event["dur"] / 1e6)
+    return list(last.values())
+
+
+def _create(model: Path, threads: int, profile: str | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -34,11 +60,13 @@ def load(model: Path, threads: int) -> CpuSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; a warning is for the exporter's eyes
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EceaError(f"{model}: ONNX Runtime cannot load it: {_first_line(error)}") from error
-    return CpuSession(session)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ecea.export.passes import PASSES, optimize
 from ecea.export.passes.heads import phase_kernel
 from ecea.export.passes.upsampling import transposed_kernel
+from ecea.export.passes.winograd import POINTS, TAPS, cook_toom
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -32,6 +33,16 @@ def test_transposed_kernel() -> None:
     transposed = torch.from_numpy(transposed_kernel(kernel))
     actual = F.conv_transpose2d(x, transposed, stride=2, padding=1)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("points", [*POINTS.values(), (0, 1), (0, 1, -1, 0.5, -2, 3)], ids=str)
+def test_cook_toom(points: tuple[float, ...]) -> None:
+    a, g, b = cook_toom(points, TAPS)
+    outputs, products = a.shape
+    assert products == outputs + TAPS - 1 == len(points) + 1
+    rng = np.random.default_rng(0)
+    kernel, x = rng.standard_normal(TAPS), rng.standard_normal(products)
+    np.testing.assert_allclose(a @ ((g @ kernel) * (b @ x)), np.correlate(x, kernel), rtol=0, atol=1e-12)
 
 
 def parse(body: str, **initializers: np.ndarray) -> ir.Model:

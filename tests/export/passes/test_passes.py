@@ -29,6 +29,7 @@ from ecea.export.passes.token_mixing import (
     split_token_mixing,
 )
 from ecea.export.passes.upsampling import upsampling_to_transposed_convolution
+from ecea.export.passes.winograd import convolution_by_winograd, row_convolution_before_interleaving
 from ecea.export.trace import trace
 from ecea.model import Generator, GeneratorConfig
 
@@ -142,6 +143,25 @@ CASES: list[tuple[Pass, tuple[Pass, ...], int, dict[str, int]]] = [
         (),
         9,
         {"ExpectationAttention": -9, "MultiHeadAttention": 9, "Split": 9, "Add": 9, "Mul": 9},
+    ),
+    (
+        # Four of 3x3 and two of 9x9.
+        convolution_by_winograd,
+        (),
+        6,
+        {"Conv": 62, "Add": 44, "Sub": 10, "Mul": 16, "Concat": 6, "Reshape": 6, "Slice": 2},
+    ),
+    (
+        row_convolution_before_interleaving,
+        (
+            prelu_to_leaky_relu,
+            leaky_relu_before_pixel_shuffle,
+            final_convolution_at_half_size,
+            split_final_convolution,
+            convolution_by_winograd,
+        ),
+        2,
+        {"Conv": 6},
     ),
     (fuse_gelu, (), 22, {"Div": -22, "Erf": -22, "Add": -22, "Mul": -44, "Gelu": 22}),
 ]

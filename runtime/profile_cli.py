@@ -1,0 +1,75 @@
+"""``ecea-profile``: how fast an engine is on this machine."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecea.runtime.command import numbers, sentences
+from ecea.runtime.engine import open_engine
+from ecea.runtime.errors import RequestError
+from ecea.runtime.profile_page import profile_page
+from ecea.runtime.profiling import DEFAULT_RUNS, Profile, by_kind, profile_engine
+from ecea.runtime.writer import check_destination, whole_or_nothing
+
+COMMAND = "ecea-profile"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def profile(
+    bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle; default: as for ecea-run.")] = None,
+    engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
+    batch: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes to time.")] = "1",
+    runs: Annotated[int, typer.Option(help="Timed runs for each.")] = DEFAULT_RUNS,
+    threads: Annotated[int | None, typer.Option(help="Compute threads; default: all processors.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.json|.html", help="Also write it, with every operator."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Time an engine: latency, throughput, stages of a scene, operators."""
+    with sentences(COMMAND, debug):
+        batches = numbers(batch, "batches") or ()
+        if runs < 1 or not batches or min(batches) < 1:
+            raise RequestError(f"{runs} runs of batches {batch} cannot be timed: expected 1 or more of each")
+        if output is not None:
+            if output.suffix not in (".json", ".html"):
+                raise RequestError(f"{output}: is neither .json nor .html: name the profile one of these")
+            check_destination(output)
+        with open_engine(bundle, engine=engine, backend=backend, threads=threads) as opened:
+            measured = profile_engine(opened, batches=batches, runs=runs)
+        _print(measured)
+        if output is not None:
+            text = (
+                profile_page(measured)
+                if output.suffix == ".html"
+                else json.dumps(dataclasses.asdict(measured), indent=1)
+            )
+            with whole_or_nothing(output) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _print(measured: Profile) -> None:
+    print(f"{measured.engine} on {measured.backend}, {measured.threads} threads, {measured.machine}")
+    print(f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms")
+    for latency in measured.latencies:
+        times = ", ".join(
+            f"p{percentile} {1e3 * seconds:.1f} ms" for percentile, seconds in latency.percentiles.items()
+        )
+        print(f"batch {latency.batch:<5} {times}; {latency.tiles_per_second:.2f} tiles/s")
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in measured.stages.items())
+    print(f"{measured.scene_tiles} tiles    {stages}")
+    total = sum(layer.seconds for layer in measured.layers)
+    for kind, seconds in list(by_kind(measured.layers).items())[:8]:
+        print(f"{kind:<24} {1e3 * seconds:8.2f} ms {100 * seconds / total:5.1f} %")

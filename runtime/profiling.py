@@ -1,0 +1,131 @@
+"""How fast an engine is: latency, throughput, the stages of a run, the operators of the model."""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ecea.runtime.backends.layers import LayerTime
+from ecea.runtime.engine import Engine
+from ecea.runtime.inpaint import inpaint, scene_tiles
+from ecea.runtime.sample import write_sample_scene
+
+PERCENTILES = (50, 90, 99)
+DEFAULT_RUNS = 20
+
+_WARM_UP = 2  # runs that are not counted: the first allocates, the second may still tune
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of one batch size, in seconds for a whole batch.
+
+    Attributes:
+        batch: tiles at once.
+        runs: how many were timed.
+        percentiles: percentile -> seconds.
+        tiles_per_second: the batch over the median.
+    """
+
+    batch: int
+    runs: int
+    percentiles: dict[int, float]
+    tiles_per_second: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured of an engine.
+
+    Attributes:
+        machine: its processor, and how many of them this process may use.
+        bundle, engine, backend, threads: what was measured.
+        first_tile_seconds: the first run after loading, a batch of one.
+        latencies: one for each batch size.
+        stages: stage -> seconds, for a scene whose tiles were filled one by one; they overlap.
+        scene_tiles: how many tiles that were.
+        layers: the operators, in the order in which they ran, for a batch of one.
+    """
+
+    machine: str
+    bundle: str
+    engine: str
+    backend: str
+    threads: int
+    first_tile_seconds: float
+    latencies: tuple[Latency, ...]
+    stages: dict[str, float]
+    scene_tiles: int
+    layers: tuple[LayerTime, ...]
+
+
+def profile_engine(engine: Engine, *, batches: Sequence[int] = (1,), runs: int = DEFAULT_RUNS) -> Profile:
+    """Measure an engine on tiles of the built-in sample scene.
+
+    Args:
+        engine: an open engine that has not run yet, so that its first run is the first.
+        batches: batch sizes to time.
+        runs: timed runs for each of them.
+    """
+    size = engine.tile_size
+    with tempfile.TemporaryDirectory() as folder:
+        scene = write_sample_scene(Path(folder) / "scene.tif", height=max(512, 2 * size), width=max(640, 2 * size))
+        image, edge, mask = (part[None] for part in next(scene_tiles(scene, size)))
+        first, _ = _timed(engine, image, edge, mask)
+        latencies = tuple(
+            _latency(engine, *(np.repeat(part, batch, axis=0) for part in (image, edge, mask)), runs=runs)
+            for batch in batches
+        )
+        filled = inpaint(scene, Path(folder) / "filled.tif", engine)
+        layers = engine.layer_times(image, edge, mask)
+    return Profile(
+        machine=describe_machine(),
+        bundle=str(engine.bundle.path),
+        engine=engine.engine,
+        backend=engine.backend,
+        threads=engine.threads,
+        first_tile_seconds=first,
+        latencies=latencies,
+        stages=filled.seconds,
+        scene_tiles=filled.tiles_run,
+        layers=tuple(layers),
+    )
+
+
+def by_kind(layers: Sequence[LayerTime]) -> dict[str, float]:
+    """Seconds for each type of operator, the longest first."""
+    sums: dict[str, float] = {}
+    for layer in layers:
+        sums[layer.kind] = sums.get(layer.kind, 0.0) + layer.seconds
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def describe_machine() -> str:
+    """The processor's name, where the system tells it, and how many there are."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():  # Linux
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = names[0] if names else name
+    return f"{name}, {os.cpu_count()} processors"
+
+
+def _latency(engine: Engine, image: np.ndarray, edge: np.ndarray, mask: np.ndarray, *, runs: int) -> Latency:
+    for _ in range(_WARM_UP):
+        engine.infer(image, edge, mask)
+    seconds = [_timed(engine, image, edge, mask)[0] for _ in range(runs)]
+    percentiles = {percentile: float(np.percentile(seconds, percentile)) for percentile in PERCENTILES}
+    return Latency(len(image), runs, percentiles, len(image) / percentiles[50])
+
+
+def _timed(engine: Engine, image: np.ndarray, edge: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray]:
+    start = time.perf_counter()
+    out, _ = engine.infer(image, edge, mask)
+    return time.perf_counter() - start, out

@@ -1,0 +1,143 @@
+"""Commands as users start them: each in a process of its own, on a bundle of two lines of arithmetic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from rasterio.transform import from_origin
+
+MODULES = {"ecea-run": "ecea.runtime.cli", "ecea-export": "ecea.export.cli"}
+
+TILE = 32
+GAP_VALUE = 64  # what the bundle below makes of a gap in 8 bits: round(255 * 0.25)
+SECONDS = 300  # until a process counts as hung
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    command: str
+    status: int
+    stdout: str
+    stderr: str
+
+    def sentence(self, status: int = 2) -> str:
+        """The one sentence of a request that was refused, without the command's name."""
+        assert self.status == status, self
+        assert self.stdout == "", self
+        assert self.stderr.count("\n") == 1, self
+        assert self.stderr.startswith(f"{self.command}: "), self
+        return self.stderr.removeprefix(f"{self.command}: ").strip()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Finished]:
+    """``run(command, *arguments, env={...})`` in ``tmp_path``; no bundle is named in its environment."""
+
+    def start(command: str, *arguments: object, env: Mapping[str, str] | None = None) -> Finished:
+        code = f"from {MODULES[command]} import main; main()"
+        inherited = {name: value for name, value in os.environ.items() if name != "ECEA_BUNDLE"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**inherited, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        return Finished(command, done.returncode, done.stdout, done.stderr)
+
+    return start
+
+
+@pytest.fixture
+def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """``without("openvino", ...)``: an environment in which these modules are there and fail to import."""
+
+    def environment(*modules: str) -> dict[str, str]:
+        folder = tmp_path / "broken"
+        folder.mkdir()
+        for module in modules:
+            (folder / f"{module}.py").write_text(f"raise ImportError('no lib{module}.so on this machine')\n")
+        return {"PYTHONPATH": str(folder)}
+
+    return environment
+
+
+def _model() -> onnx.ModelProto:
+    """``out = 0.5 image + 0.25 mask``, so a quarter in gaps; ``out_edge = 0.5 edge``."""
+
+    def tensor(name: str, channels: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, TILE, TILE])
+
+    constants = [helper.make_tensor(name, TensorProto.FLOAT, [], [x]) for name, x in (("half", 0.5), ("quarter", 0.25))]
+    nodes = [
+        helper.make_node("Mul", ["image", "half"], ["dark"]),
+        helper.make_node("Mul", ["mask", "quarter"], ["gap"]),
+        helper.make_node("Add", ["dark", "gap"], ["out"]),
+        helper.make_node("Mul", ["edge", "half"], ["out_edge"]),
+    ]
+    inputs = [tensor("image", 3), tensor("edge", 1), tensor("mask", 1)]
+    outputs = [tensor("out", 3), tensor("out_edge", 1)]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """``tiny.ecea`` in ``tmp_path``: an fp32 engine for both backends, tiles of ``TILE`` px."""
+    folder = tmp_path / "tiny.ecea"
+    folder.mkdir()
+    data = _model().SerializeToString()
+    (folder / "generator.fp32.onnx").write_bytes(data)
+    file = {"name": "generator.fp32.onnx", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    engine = {"engine": "fp32", "backends": ["openvino", "cpu"], "files": [file], "parity": []}
+    manifest = {"schema": 1, "configuration": {"img_size": TILE}, "engines": [engine]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def write_scene(tmp_path: Path) -> Callable[..., Path]:
+    """``write_scene(name, values, nodata=...)``: a raster of (bands, H, W) values in ``tmp_path``."""
+
+    def write(name: str, values: NDArray[Any], **profile: Any) -> Path:
+        count, height, width = values.shape
+        path = tmp_path / name
+        place = {"crs": "EPSG:32633", "transform": from_origin(500_000, 4_000_000, 30, 30)}
+        options = {"driver": "GTiff", "dtype": values.dtype, **place, **profile}
+        with rasterio.open(path, "w", count=count, height=height, width=width, **options) as target:
+            target.write(values)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def values() -> NDArray[np.uint8]:
+    """(3, 40, 70) 8-bit values with 3 x 10 px of zeros, the gap, in two of six tiles; no other value is 0."""
+    array = np.random.default_rng(4).integers(1, 250, (3, 40, 70), dtype=np.uint8)
+    array[:, 20:23, 5:15] = 0
+    return array
+
+
+@pytest.fixture
+def scene(write_scene: Callable[..., Path], values: NDArray[np.uint8]) -> Path:
+    """``scene.tif`` in ``tmp_path``: ``values``, with 0 for nodata."""
+    return write_scene("scene.tif", values, nodata=0)

@@ -1,0 +1,104 @@
+"""``ecea-export``: what it refuses, one sentence on stderr, exit status 2, nothing written."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ecea.model import GeneratorConfig
+from ecea.model.untrained import untrained_state_dict
+
+Run = Callable[..., Any]
+
+CONFIG = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """``G.pth`` in ``tmp_path``: the state dict of a small generator."""
+    path = tmp_path / "G.pth"
+    torch.save(untrained_state_dict(CONFIG, seed=1), path)
+    return path
+
+
+@pytest.fixture
+def refusal(run: Run, tmp_path: Path) -> Callable[..., str]:
+    """The one sentence that ``ecea-export`` ends with; it may not write."""
+
+    def refuse(*arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        sentence: str = run("ecea-export", *arguments).sentence()
+        assert sorted(tmp_path.rglob("*")) == before
+        return sentence
+
+    return refuse
+
+
+class Code:
+    """What an attacker would put into a checkpoint."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+def test_a_truncated_checkpoint(checkpoint: Path, refusal: Callable[..., str]) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100_000])
+    assert refusal("G.pth").startswith("G.pth cannot be read as a PyTorch checkpoint")
+
+
+def test_a_checkpoint_with_code(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"patch_embed.proj.weight": Code(tmp_path / "executed")}))
+    torch.save({"patch_embed.proj.weight": Code(tmp_path / "executed")}, tmp_path / "zipped.pth")
+    for name in ("evil.pth", "zipped.pth"):
+        sentence = refusal(name)
+        assert sentence.startswith(f"{name} holds Python objects other than tensors")
+        assert "were not executed" in sentence
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_of_something_else(refusal: Callable[..., str], tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "linear.pth")
+    assert refusal("linear.pth").startswith("linear.pth holds no tensor 'patch_embed.proj.weight'")
+
+
+def test_a_checkpoint_that_lacks_a_tensor(checkpoint: Path, refusal: Callable[..., str]) -> None:
+    state = torch.load(checkpoint)
+    del state["out_concat.weight"]
+    torch.save(state, checkpoint)
+    assert refusal("G.pth").startswith("G.pth lacks 'out_concat.weight'")
+
+
+def test_no_checkpoint(refusal: Callable[..., str]) -> None:
+    assert refusal("absent.pth").startswith("absent.pth does not exist")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-o", "site.onnx"), "site.onnx: does not end in .ecea"),
+        (("-o", "absent/site.ecea"), "absent/site.ecea: the folder absent does not exist"),
+        (("--engine", "int8"), "engine 'int8' cannot be exported by this version: expected fp32 or fp16"),
+        (("--num-heads", "1,2,4"), "give the heads that it was trained with (num_heads, --num-heads A,B,C,D)"),
+        (("--num-heads", "few"), "heads 'few' is not a list of integers"),
+        (("--calibrate", "absent.tif"), "absent.tif: no such file"),
+        (("--calibrate", "G.pth"), "G.pth: is not a raster"),
+        (("--stretch", "1,0,1"), "stretch 1,0,1 is impossible"),
+        (("--bands", "1;2;3"), "bands '1;2;3' is not a list of integers"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_bad_request(arguments: tuple[str, ...], said: str, checkpoint: Path, refusal: Callable[..., str]) -> None:
+    assert said in refusal("G.pth", *arguments)
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    done = run("ecea-export", "absent.pth", "--debug")
+    assert done.status == 2
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ecea-export: absent.pth does not exist")

@@ -1,0 +1,57 @@
+"""``-h`` names every option, at once, and without what the command's work needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+OPTIONS = {
+    "ecea-run": (
+        "SCENE", "--output", "-o", "--bundle", "--engine", "--backend", "--mask", "--bands", "--stretch", "--overlap",
+        "--blend", "--reference", "--batch", "--threads", "--report", "--json", "--debug", "--help", "-h",
+    ),
+    "ecea-export": (
+        "CHECKPOINT", "--output", "-o", "--engine", "--calibrate", "--mask", "--bands", "--stretch", "--num-heads",
+        "--debug", "--help", "-h",
+    ),
+}  # fmt: skip
+HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "openvino", "onnxruntime")
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_option(command: str, flag: str, run: Callable[..., Any]) -> None:
+    done = run(command, flag)
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: {command} [OPTIONS]")
+    words = done.stdout.replace(",", " ").split()
+    missing = [option for option in OPTIONS[command] if not any(word.startswith(option) for word in words)]
+    assert not missing
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_needs_nothing_heavy(command: str, run: Callable[..., Any], without: Callable[..., Any]) -> None:
+    done = run(command, "-h", env=without(*HEAVY))
+    assert (done.status, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [((), "Missing argument"), (("a", "--fast"), "--fast"), (("a", "--bands"), "--bands")],
+    ids=["nothing", "unknown option", "no value"],
+)
+def test_what_cannot_be_parsed_is_one_sentence(
+    command: str, arguments: tuple[str, ...], named: str, run: Callable[..., Any]
+) -> None:
+    sentence = run(command, *arguments).sentence()
+    assert named in sentence
+    assert sentence.endswith(f": see {command} -h")
+
+
+def test_exporting_without_torch_says_what_to_install(
+    run: Callable[..., Any], without: Callable[..., Any], tmp_path: Any
+) -> None:
+    sentence = run("ecea-export", "a.pth", env=without("torch")).sentence()
+    assert "no libtorch.so on this machine" in sentence
+    assert "pip install 'ecea[export]'" in sentence

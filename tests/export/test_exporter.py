@@ -1,0 +1,301 @@
+"""What an export leaves behind: a whole bundle that says what it holds, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ecea.export import exporter
+from ecea.export.parity import BATCHES, MAX_ERROR, MIN_PSNR
+from ecea.model import GeneratorConfig
+from ecea.model.untrained import untrained_state_dict
+from ecea.runtime import open_engine
+from ecea.runtime.backends import BACKENDS
+from ecea.runtime.bundle import Bundle
+from ecea.runtime.errors import RequestError
+
+ENGINES = ["fp32", "fp16"]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def manifest(exported: Bundle) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((exported.path / "manifest.json").read_text())
+    return read
+
+
+# The manifest
+
+
+def test_the_configuration_is_the_checkpoints(manifest: dict[str, Any]) -> None:
+    assert manifest["schema"] == 1
+    assert manifest["configuration"] == {
+        "img_size": 64, "in_c": 4, "out_c": 3, "patch_size": 4, "embed_dim": 32, "depth": [1, 2, 1, 1],
+        "num_heads": [1, 2, 4, 8],
+    }  # fmt: skip
+
+
+def test_the_checkpoint_is_identified(manifest: dict[str, Any], small: Any) -> None:
+    assert manifest["checkpoint"] == {"name": "small.pth", "sha256": sha256(small.checkpoint)}
+
+
+def test_inputs_and_outputs(manifest: dict[str, Any], exported: Bundle) -> None:
+    """As listed, and as every ONNX file of the bundle has them."""
+
+    def tensor(name: str, channels: int) -> dict[str, Any]:
+        return {"name": name, "dtype": "float32", "shape": ["batch", channels, 64, 64]}
+
+    assert manifest["inputs"] == [tensor("image", 3), tensor("edge", 1), tensor("mask", 1)]
+    assert manifest["outputs"] == [tensor("out", 3), tensor("out_edge", 1)]
+    for record in exported.engines:
+        graph = onnx.load(exported.path / record.files[0].name, load_external_data=False).graph
+        for listed, values in ((manifest["inputs"], graph.input), (manifest["outputs"], graph.output)):
+            found = [(value.name, value.type.tensor_type) for value in values]
+            assert [name for name, _ in found] == [entry["name"] for entry in listed]
+            assert {kind.elem_type for _, kind in found} == {onnx.TensorProto.FLOAT}
+            assert [[d.dim_value for d in kind.shape.dim[1:]] for _, kind in found] == [e["shape"][1:] for e in listed]
+            assert all(kind.shape.dim[0].dim_param for _, kind in found)
+
+
+def test_every_file_is_listed_with_its_hash(manifest: dict[str, Any], exported: Bundle) -> None:
+    listed = [file for record in manifest["engines"] for file in record["files"]]
+    assert {file["name"] for file in listed} | {"manifest.json"} == {path.name for path in exported.path.iterdir()}
+    for file in listed:
+        path = exported.path / file["name"]
+        assert (file["sha256"], file["size"]) == (sha256(path), path.stat().st_size)
+
+
+def test_every_engine_has_a_form_for_every_backend(manifest: dict[str, Any], exported: Bundle) -> None:
+    assert exported.engine_names == ("fp32", "fp16")
+    forms = [(record["engine"], tuple(record["backends"])) for record in manifest["engines"]]
+    assert forms == [(e, b) for e in ENGINES for b in (("tensorrt", "cuda"), ("openvino",), ("cpu",))]
+    for record in manifest["engines"]:
+        model, weights = (file["name"] for file in record["files"])
+        assert model.startswith(f"generator.{record['engine']}.")
+        assert weights == f"generator.{record['engine']}.weights"
+
+
+def test_every_engine_has_been_compared_on_every_backend(manifest: dict[str, Any]) -> None:
+    pytest.importorskip("openvino")
+    for record in manifest["engines"]:
+        checked_on = [backend for backend in BACKENDS if backend in record["backends"]] or ["cpu"]
+        compared = [(entry["backend"], entry["output"]) for entry in record["parity"]]
+        assert compared == [(backend, output) for backend in checked_on for output in ("out", "out_edge")]
+        for entry in record["parity"]:
+            assert entry["batches"] == list(BATCHES) == [1, 3, 8]
+            assert 0 < entry["max_error"] <= MAX_ERROR[record["engine"]]
+            assert entry["psnr_db"] >= MIN_PSNR[record["engine"]]
+
+
+def test_the_recorded_error_can_be_measured_again(manifest: dict[str, Any], exported: Bundle, small: Any) -> None:
+    """The manifest does not flatter: its figure for batch 1, 3 and 8 bounds that of the first three tiles."""
+    for engine in ENGINES:
+        with open_engine(exported.path, engine=engine, backend="cpu") as opened:
+            out, out_edge = opened.infer(*small.tiles.first(3))
+        (record,) = (r for r in manifest["engines"] if r["engine"] == engine and r["backends"] == ["cpu"])
+        recorded = {entry["output"]: entry["max_error"] for entry in record["parity"]}
+        for name, output, expected in zip(recorded, (out, out_edge), small.expected, strict=True):
+            assert np.abs(output - expected[:3]).max() <= recorded[name] + 1e-5
+
+
+def test_tiles_and_versions_are_recorded(manifest: dict[str, Any]) -> None:
+    assert manifest["parity_tiles"]["count"] == 8
+    assert manifest["parity_tiles"]["source"] == "the built-in sample scene"
+    assert len(manifest["parity_tiles"]["sha256"]) == 64
+    assert manifest["made_with"]["torch"] == torch.__version__
+    assert {"python", "ecea", "torch", "onnx", "onnxscript", "onnxruntime"} <= set(manifest["made_with"])
+
+
+def test_the_bundle_opens_on_every_backend(exported: Bundle, small: Any) -> None:
+    for backend in BACKENDS:
+        if backend == "openvino":
+            pytest.importorskip("openvino")
+        with open_engine(exported.path, backend=backend) as engine:
+            assert (engine.tile_size, engine.backend) == (64, backend)
+            out, _ = engine.infer(*small.tiles.first(1))
+            np.testing.assert_allclose(out, small.expected[0][:1], atol=1e-5)
+
+
+# Placing the bundle
+
+
+def test_an_older_bundle_is_replaced_whole(
+    small: Any, quick_export: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It stays in use until the new one is whole, and none of its files is left."""
+    older = tmp_path / "small.ecea"
+    older.mkdir()
+    (older / "manifest.json").write_text("{}")
+    (older / "generator.int8.onnx").write_bytes(b"of an earlier version")
+    seen = []
+    bundle = exporter.export_bundle(
+        small.checkpoint, older, engines=["fp32"], say=lambda line: seen.append((older / "generator.int8.onnx").exists())
+    )
+    assert seen
+    assert all(seen)
+    assert bundle.engine_names == ("fp32",)
+    assert sorted(path.name for path in older.iterdir()) == [
+        "generator.fp32.cpu.onnx", "generator.fp32.onnx", "generator.fp32.openvino.onnx", "generator.fp32.weights",
+        "manifest.json",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["small.ecea"]
+
+
+@pytest.fixture
+def empty_export(quick_export: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports write a manifest without engines, at once."""
+    monkeypatch.setattr(exporter, "_build_engine", lambda *arguments: iter(()))
+
+
+def test_a_link_to_a_bundle_leads_to_the_new_one(small: Any, empty_export: None, tmp_path: Path) -> None:
+    older = tmp_path / "store" / "v1.ecea"
+    older.mkdir(parents=True)
+    (older / "manifest.json").write_text("{}")
+    link = tmp_path / "site.ecea"
+    link.symlink_to(older)
+    exporter.export_bundle(small.checkpoint, link)
+    assert link.is_symlink()
+    assert json.loads((older / "manifest.json").read_text())["schema"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["site.ecea", "store"]
+    assert [path.name for path in older.parent.iterdir()] == ["v1.ecea"]
+
+
+def test_the_bundle_is_named_after_the_checkpoint(
+    small: Any, empty_export: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exporter.export_bundle(small.checkpoint).path == Path("small.ecea")
+    assert (tmp_path / "small.ecea" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, OSError(28, "No space left on device"), ValueError])
+def test_trouble_leaves_everything_as_it_was(
+    trouble: Any, small: Any, quick_export: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    older = tmp_path / "small.ecea"
+    older.mkdir()
+    (older / "manifest.json").write_text("older")
+
+    def fail(engine: str, model: Any, folder: Path, *_: Any) -> None:
+        (folder / "generator.fp32.onnx").write_bytes(b"half of it")
+        raise trouble
+
+    monkeypatch.setattr(exporter, "_build_engine", fail)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        exporter.export_bundle(small.checkpoint, older)
+    if isinstance(trouble, OSError):
+        assert "No space left on device" in str(caught.value)
+        assert isinstance(caught.value, exporter.EceaError)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.ecea"]
+    assert [path.read_text() for path in older.iterdir()] == ["older"]
+
+
+# Requests that are refused
+
+
+def refusal(checkpoint: Path, destination: Path, **options: Any) -> str:
+    """The sentence; the folder of the destination stays as it was, and nothing is traced."""
+    folder = destination.parent
+    before = sorted(folder.rglob("*")) if folder.is_dir() else None
+    with pytest.raises(RequestError) as caught:
+        exporter.export_bundle(checkpoint, destination, **options)
+    assert (sorted(folder.rglob("*")) if folder.is_dir() else None) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def traced_in_vain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals come before the long work."""
+    if "refused" in request.node.name:
+
+        def trace(generator: Any) -> None:
+            raise AssertionError("traced, only to be refused")
+
+        monkeypatch.setattr(exporter, "trace", trace)
+
+
+@pytest.mark.parametrize("name", ["site", "site.onnx", "site.ecea.zip", ".ecea"])
+def test_another_suffix_is_refused(name: str, small: Any, tmp_path: Path) -> None:
+    assert refusal(small.checkpoint, tmp_path / name) == (
+        f"{tmp_path / name}: does not end in .ecea: name the bundle NAME.ecea"
+    )
+
+
+def test_a_missing_folder_is_refused(small: Any, tmp_path: Path) -> None:
+    target = tmp_path / "absent" / "site.ecea"
+    assert refusal(small.checkpoint, target).startswith(f"{target}: the folder {target.parent} does not exist")
+
+
+def test_a_folder_that_may_not_be_written_is_refused(
+    small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert "may not be written" in refusal(small.checkpoint, tmp_path / "site.ecea")
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "empty folder"])
+def test_a_destination_that_is_no_bundle_is_refused(what: str, small: Any, tmp_path: Path) -> None:
+    target = tmp_path / "site.ecea"
+    if what == "file":
+        target.write_text("precious")
+    else:
+        target.mkdir()
+    if what == "folder":
+        (target / "precious.txt").write_text("precious")
+    assert refusal(small.checkpoint, target).startswith(f"{target}: exists and is no bundle")
+
+
+def test_a_bundle_that_holds_the_checkpoint_is_refused(small: Any, tmp_path: Path) -> None:
+    target = tmp_path / "site.ecea"
+    target.mkdir()
+    (target / "manifest.json").write_text("{}")
+    checkpoint = Path(shutil.copy(small.checkpoint, target / "small.pth"))
+    assert refusal(checkpoint, target).startswith(f"{target}: holds the checkpoint")
+
+
+@pytest.mark.parametrize("engines", [["int8"], ["fp32", "fp64"], []])
+def test_unknown_engines_are_refused(engines: Sequence[str], small: Any, tmp_path: Path) -> None:
+    assert "expected fp32 or fp16" in refusal(small.checkpoint, tmp_path / "site.ecea", engines=engines)
+
+
+@pytest.mark.parametrize(("in_c", "out_c"), [(5, 3), (4, 4), (2, 1)])
+def test_other_channels_are_refused(in_c: int, out_c: int, tmp_path: Path) -> None:
+    config = GeneratorConfig(img_size=64, in_c=in_c, out_c=out_c, embed_dim=8, depth=(1, 1, 1, 1))
+    checkpoint = tmp_path / "other.pth"
+    torch.save(untrained_state_dict(config, seed=1), checkpoint)
+    sentence = refusal(checkpoint, tmp_path / "site.ecea")
+    assert sentence.startswith(f"{checkpoint}: takes {in_c} and gives {out_c} channels")
+
+
+@pytest.mark.parametrize("num_heads", [(3, 2, 4, 8), (1, 2, 4), (0, 1, 1, 1)])
+def test_heads_that_do_not_fit_are_refused(num_heads: tuple[int, ...], small: Any, tmp_path: Path) -> None:
+    sentence = refusal(small.checkpoint, tmp_path / "site.ecea", num_heads=num_heads)
+    assert sentence.startswith(f"{small.checkpoint} has levels of [32, 64, 128, 256] channels")
+    assert "--num-heads" in sentence
+
+
+def test_a_scene_without_a_gap_is_refused(small: Any, tmp_path: Path) -> None:
+    assert "no such file" in refusal(small.checkpoint, tmp_path / "site.ecea", scenes=[tmp_path / "absent.tif"])
+
+
+# What the caller asks for reaches the generator
+
+
+def test_num_heads_are_those_asked_for(small: Any, empty_export: None, tmp_path: Path) -> None:
+    exporter.export_bundle(small.checkpoint, tmp_path / "site.ecea", num_heads=(2, 2, 4, 4))
+    manifest = json.loads((tmp_path / "site.ecea" / "manifest.json").read_text())
+    assert manifest["configuration"]["num_heads"] == [2, 2, 4, 4]

@@ -1,0 +1,54 @@
+"""The published network at its full size, 126 M parameters, through the command, once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ecea.export.parity import MAX_ERROR, MIN_PSNR
+from ecea.model import GeneratorConfig
+from ecea.model.untrained import untrained_state_dict
+from ecea.runtime import open_engine
+from ecea.runtime.backends import BACKENDS
+
+
+@pytest.mark.timeout(1200)
+def test_a_full_size_checkpoint_becomes_a_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    torch.save(untrained_state_dict(GeneratorConfig(), seed=3), tmp_path / "full.pth")
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", "from ecea.export.cli import main; main()", "full.pth"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=1100,
+    )
+    with capsys.disabled():
+        print(f"\nfull-size export: {time.perf_counter() - start:.0f} s")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "checkpoint  full.pth: 125.85 M parameters, tiles of 256 px"
+    assert lines[-1].startswith("bundle      full.ecea: fp32, fp16; ")
+    manifest = json.loads((tmp_path / "full.ecea" / "manifest.json").read_text())
+    assert len(manifest["engines"]) == 6
+    for record in manifest["engines"]:
+        backends = [backend for backend in BACKENDS if backend in record["backends"]] or ["cpu"]
+        assert [entry["backend"] for entry in record["parity"]] == [b for b in backends for _ in ("out", "out_edge")]
+        for entry in record["parity"]:
+            assert entry["max_error"] <= MAX_ERROR[record["engine"]]
+            assert entry["psnr_db"] >= MIN_PSNR[record["engine"]]
+            # One line for each, with the figures of the manifest.
+            where = f"{record['files'][0]['name']} on {entry['backend']}: '{entry['output']}' within "
+            assert any(where in line and f"{entry['max_error']:.1e}" in line for line in lines)
+    with open_engine(tmp_path / "full.ecea", backend="cpu") as engine:
+        assert engine.tile_size == 256
