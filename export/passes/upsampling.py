@@ -64,23 +64,3 @@ def upsampling_to_transposed_convolution(model: ir.Model) -> int:
         return op.ConvTranspose(x, kernel, kernel_shape=[4, 4], strides=[2, 2], pads=[1] * 4)
 
     return apply(model, RewriteRule(_upsampled_convolution, transposed, _doubles))
-
-
-def upsampling_to_phases(model: ir.Model) -> int:
-    """Doubling and a 3x3 convolution as four 2x2 convolutions, one for each fine pixel, interleaved."""
-
-    def phases(op: RewriterContext, x: ir.Value, w: ir.Value, **_: object) -> ir.Value:
-        kernel = weights(w)
-        maps = []
-        for py in range(2):
-            for px in range(2):
-                phase = np.zeros((*kernel.shape[:2], 2, 2))
-                for dy in range(3):
-                    for dx in range(3):
-                        # The window of phase p starts at coarse pixel p - 1.
-                        phase[:, :, (py + dy + 1) // 2 - py, (px + dx + 1) // 2 - px] += kernel[:, :, dy, dx]
-                part = derived(op, w, f"phase{py}{px}", phase)
-                maps.append(op.Conv(x, part, kernel_shape=[2, 2], pads=[1 - py, 1 - px, py, px]))
-        return op.DepthToSpace(op.Concat(*maps, axis=1), blocksize=2, mode="DCR")
-
-    return apply(model, RewriteRule(_upsampled_convolution, phases, _doubles))

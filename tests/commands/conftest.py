@@ -39,7 +39,6 @@ class Finished:
     def sentence(self, status: int = 2) -> str:
         """The one sentence of a request that was refused, without the command's name."""
         assert self.status == status, self
-        assert self.stdout == "", self
         assert self.stderr.count("\n") == 1, self
         assert self.stderr.startswith(f"{self.command}: "), self
         return self.stderr.removeprefix(f"{self.command}: ").strip()
@@ -75,7 +74,7 @@ def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
         folder.mkdir()
         for module in modules:
             (folder / f"{module}.py").write_text(f"raise ImportError('no lib{module}.so on this machine')\n")
-        return {"PYTHONPATH": str(folder)}
+        return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
     return environment
 

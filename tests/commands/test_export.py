@@ -1,6 +1,5 @@
 """``ecea-export``: what it refuses, one sentence on stderr, exit status 2, nothing written."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,10 @@ def test_a_truncated_checkpoint(checkpoint: Path, refusal: Callable[..., str]) -
 
 
 def test_a_checkpoint_with_code(refusal: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"patch_embed.proj.weight": Code(tmp_path / "executed")}))
-    torch.save({"patch_embed.proj.weight": Code(tmp_path / "executed")}, tmp_path / "zipped.pth")
-    for name in ("evil.pth", "zipped.pth"):
-        sentence = refusal(name)
-        assert sentence.startswith(f"{name} holds Python objects other than tensors")
-        assert "were not executed" in sentence
+    torch.save({"patch_embed.proj.weight": Code(tmp_path / "executed")}, tmp_path / "evil.pth")
+    sentence = refusal("evil.pth")
+    assert sentence.startswith("evil.pth holds Python objects other than tensors")
+    assert "were not executed" in sentence
     assert not (tmp_path / "executed").exists()
 
 
@@ -82,12 +79,9 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
     ("arguments", "said"),
     [
         (("-o", "site.onnx"), "site.onnx: does not end in .ecea"),
-        (("-o", "absent/site.ecea"), "absent/site.ecea: the folder absent does not exist"),
-        (("--engine", "int8"), "engine 'int8' cannot be exported by this version: expected fp32 or fp16"),
         (("--num-heads", "1,2,4"), "give the heads that it was trained with (num_heads, --num-heads A,B,C,D)"),
         (("--num-heads", "few"), "heads 'few' is not a list of integers"),
         (("--calibrate", "absent.tif"), "absent.tif: no such file"),
-        (("--calibrate", "G.pth"), "G.pth: is not a raster"),
         (("--stretch", "1,0,1"), "stretch 1,0,1 is impossible"),
         (("--bands", "1;2;3"), "bands '1;2;3' is not a list of integers"),
     ],
@@ -95,10 +89,3 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
 )
 def test_a_bad_request(arguments: tuple[str, ...], said: str, checkpoint: Path, refusal: Callable[..., str]) -> None:
     assert said in refusal("G.pth", *arguments)
-
-
-def test_debug_shows_the_traceback(run: Run) -> None:
-    done = run("ecea-export", "absent.pth", "--debug")
-    assert done.status == 2
-    assert "Traceback (most recent call last)" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("ecea-export: absent.pth does not exist")

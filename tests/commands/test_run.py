@@ -45,9 +45,8 @@ def test_a_scene_is_filled(run: Run, bundle: Path, scene: Path, values: Values, 
 
 def test_the_closing_line(run: Run, bundle: Path, scene: Path) -> None:
     done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
-    seconds = ", ".join(
-        rf"{stage} \d+\.\d s" for stage in "survey reading edges inference blending writing total".split()
-    )
+    stages = ("survey", "reading", "edges", "inference", "blending", "writing", "total")
+    seconds = ", ".join(rf"{stage} \d+\.\d s" for stage in stages)
     line = (
         r"out\.tif: 30 px filled \(1\.1 %\); tiles 2 run, 4 skipped; "
         rf"{seconds}; stretch 0,255,1; fp32 of {re.escape(str(bundle))} on cpu\n"
@@ -186,9 +185,7 @@ def test_a_scene_inside_an_archive(run: Run, bundle: Path, scene: Path, values: 
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_libraries_do_not_warn_users(
-    run: Run, bundle: Path, write_scene: Run, values: Values, tmp_path: Path
-) -> None:
+def test_libraries_do_not_warn_users(run: Run, bundle: Path, write_scene: Run, values: Values, tmp_path: Path) -> None:
     """rasterio warns of scenes without a georeference, and of nodata beside an alpha band."""
     write_scene("plain.tif", np.concatenate([values, values[:1]]), nodata=0, crs=None, transform=None)
     done = run("ecea-run", "plain.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")

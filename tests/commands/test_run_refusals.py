@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ class Desk:
         before = files(self.folder)
         done = self.run("ecea-run", *arguments, "--backend", backend, env=env)
         sentence: str = done.sentence(status)
+        assert done.stdout == ""
         assert files(self.folder) == before
         return sentence
 
@@ -203,7 +203,9 @@ def test_no_backend_at_all(desk: Desk, without: Run) -> None:
 
 
 def test_an_unknown_backend(desk: Desk) -> None:
-    assert desk.refusal("scene.tif", *OUT, backend="tpu").startswith("backend 'tpu' is unknown: expected auto or one of")
+    assert desk.refusal("scene.tif", *OUT, backend="tpu").startswith(
+        "backend 'tpu' is unknown: expected auto or one of"
+    )
 
 
 # Work that fails
@@ -242,10 +244,10 @@ def test_a_scene_that_ends_early(desk: Desk) -> None:
 
 def test_the_output_is_the_scene(desk: Desk) -> None:
     assert desk.refusal("scene.tif", "-o", "scene.tif").startswith("scene.tif: is the scene itself")
-    os.symlink("scene.tif", desk.folder / "link.tif")
+    (desk.folder / "link.tif").symlink_to("scene.tif")
     assert desk.refusal("scene.tif", "-o", "link.tif").startswith("link.tif: is the scene itself")
     assert desk.refusal("link.tif", "-o", "scene.tif").startswith("scene.tif: is the scene itself")
-    os.link(desk.folder / "scene.tif", desk.folder / "second_name.tif")
+    (desk.folder / "second_name.tif").hardlink_to(desk.folder / "scene.tif")
     assert desk.refusal("scene.tif", "-o", "second_name.tif").startswith("second_name.tif: is the scene itself")
 
 

@@ -142,7 +142,10 @@ def test_an_older_bundle_is_replaced_whole(
     (older / "generator.int8.onnx").write_bytes(b"of an earlier version")
     seen = []
     bundle = exporter.export_bundle(
-        small.checkpoint, older, engines=["fp32"], say=lambda line: seen.append((older / "generator.int8.onnx").exists())
+        small.checkpoint,
+        older,
+        engines=["fp32"],
+        say=lambda line: seen.append((older / "generator.int8.onnx").exists()),
     )
     assert seen
     assert all(seen)
@@ -194,7 +197,7 @@ def test_trouble_leaves_everything_as_it_was(
         raise trouble
 
     monkeypatch.setattr(exporter, "_build_engine", fail)
-    with pytest.raises(BaseException) as caught:  # noqa: PT011
+    with pytest.raises(BaseException) as caught:
         exporter.export_bundle(small.checkpoint, older)
     if isinstance(trouble, OSError):
         assert "No space left on device" in str(caught.value)

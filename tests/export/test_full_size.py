@@ -19,9 +19,7 @@ from ecea.runtime.backends import BACKENDS
 
 
 @pytest.mark.timeout(1200)
-def test_a_full_size_checkpoint_becomes_a_bundle(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_size_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     torch.save(untrained_state_dict(GeneratorConfig(), seed=3), tmp_path / "full.pth")
     start = time.perf_counter()

@@ -122,7 +122,7 @@ def test_one_tile_is_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_scenes_without_a_gap_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="whole.tif: holds no tile with a gap"):
+    with pytest.raises(RequestError, match=r"whole\.tif: holds no tile with a gap"):
         parity_tiles([write(tmp_path / "whole.tif", np.ones((3, 64, 64), np.uint8))], 64, {})
 
 

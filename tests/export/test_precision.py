@@ -70,7 +70,9 @@ def storage(small: Any) -> ir.Model:
 @pytest.mark.parametrize("how", ["half", "storage"])
 def test_inputs_and_outputs_stay_fp32(how: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(how)
-    assert [(v.name, v.dtype) for v in model.graph.inputs] == [(n, ir.DataType.FLOAT) for n in ("image", "edge", "mask")]
+    assert [(v.name, v.dtype) for v in model.graph.inputs] == [
+        (n, ir.DataType.FLOAT) for n in ("image", "edge", "mask")
+    ]
     assert [(v.name, v.dtype) for v in model.graph.outputs] == [(n, ir.DataType.FLOAT) for n in ("out", "out_edge")]
 
 
