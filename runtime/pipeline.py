@@ -280,7 +280,7 @@ def _fill(rows: SceneRows, total: Tensor, weight: Tensor, recipe: Recipe) -> Fil
         mean = total[channels][:, here].mean(axis=0) / weight[here]
         bands[position, here] = recipe.to_values(mean, position)
     wanted = rows.fill.any(axis=0)
-    valid = (rows.declared | (rows.fill & covered)).all(axis=0)
+    valid: Mask = np.asarray((rows.declared | (rows.fill & covered)).all(axis=0))
     if recipe.alpha is not None:
         bands[recipe.alpha, wanted & valid & (bands[recipe.alpha] == 0)] = _opaque(bands.dtype)
     filled = int(np.count_nonzero(wanted & covered))

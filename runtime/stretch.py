@@ -134,6 +134,7 @@ def _beside(value: float, side: int, forbidden: Sequence[float], dtype: np.dtype
     """The nearest value below (-1) or above (1) ``value`` that reads as none of ``forbidden``; infinite if none."""
     low: float
     high: float
+    step: float
     if dtype.kind in "iu":
         value, step = int(value), 1
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max

@@ -60,20 +60,21 @@ def noise(seed: int, dtype: Any = np.float32) -> Array:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A folder with ``one.onnx`` (a, b, a again under another name) and ``two.onnx`` (b in FP16, a)."""
+    """A folder with ``one.onnx`` (b in FP16, b, a, a again under another name) and ``two.onnx`` (a, b)."""
     with SharedWeights(tmp_path / "all.weights") as weights:
-        weights.save(adding(a=noise(1), b=noise(2), c=noise(1)), tmp_path / "one.onnx")
-        weights.save(adding(b=noise(2, np.float16), a=noise(1)), tmp_path / "two.onnx")
+        weights.save(adding(half=noise(2, np.float16), b=noise(2), a=noise(1), c=noise(1)), tmp_path / "one.onnx")
+        weights.save(adding(a=noise(1), b=noise(2)), tmp_path / "two.onnx")
     return tmp_path
 
 
 def test_equal_tensors_are_stored_once(saved: Path) -> None:
     one, two = places(saved / "one.onnx"), places(saved / "two.onnx")
-    assert set(one) == {"a", "b", "c"}
+    assert set(one) == {"half", "a", "b", "c"}
     assert one["a"] == one["c"] == two["a"]
-    assert len({one["a"], one["b"], two["b"]}) == 3
-    # Two of 4096 bytes, then one of 2048.
-    assert (saved / "all.weights").stat().st_size == 2 * 4096 + 2048
+    assert one["b"] == two["b"]
+    # One of 2048 bytes, filled up to 4096, and two of 4096.
+    assert (saved / "all.weights").stat().st_size == 3 * 4096
+    assert len({one["half"], one["a"], one["b"]}) == 3
 
 
 def test_offsets_are_aligned(saved: Path) -> None:
@@ -83,8 +84,9 @@ def test_offsets_are_aligned(saved: Path) -> None:
 
 
 def test_the_models_compute(saved: Path) -> None:
-    np.testing.assert_allclose(run(saved / "one.onnx"), 2 * noise(1) + noise(2), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(run(saved / "two.onnx"), noise(1) + noise(2, np.float16), rtol=1e-5, atol=1e-6)
+    half = noise(2, np.float16).astype(np.float32)
+    np.testing.assert_allclose(run(saved / "one.onnx"), half + noise(2) + 2 * noise(1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(saved / "two.onnx"), noise(1) + noise(2), rtol=1e-5, atol=1e-5)
 
 
 def test_a_folder_may_be_moved(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

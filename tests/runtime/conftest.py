@@ -86,6 +86,39 @@ def read_bands() -> Callable[[Path], NDArray[Any]]:
     return read
 
 
+@pytest.fixture(scope="session")
+def write_vrt() -> Callable[..., Path]:
+    """``write_vrt(path, source, nodata, kind)``: a VRT over a raster beside it, with a nodata value for each band."""
+
+    def write(path: Path, source: str, nodata: tuple[float, ...], kind: str = "UInt16") -> Path:
+        with rasterio.open(path.with_name(source)) as opened:
+            width, height = opened.width, opened.height
+        bands = "".join(
+            f'<VRTRasterBand dataType="{kind}" band="{band}"><Description>band {band}</Description>'
+            f"<NoDataValue>{value}</NoDataValue><SimpleSource>"
+            f'<SourceFilename relativeToVRT="1">{source}</SourceFilename><SourceBand>{band}</SourceBand>'
+            "</SimpleSource></VRTRasterBand>"
+            for band, value in enumerate(nodata, 1)
+        )
+        path.write_text(
+            f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>EPSG:32633</SRS>'
+            f"<GeoTransform>500000,30,0,4000000,0,-30</GeoTransform>{bands}</VRTDataset>"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def striped(tmp_path: Path, write_scene: Callable[..., Path]) -> tuple[Path, NDArray[np.uint8], NDArray[np.uint8]]:
+    """A scene with a gap of three rows; its values; and what it is to become with an engine that gives 0.5."""
+    values = np.random.default_rng(0).integers(1, 255, (3, 70, 80)).astype(np.uint8)
+    values[:, 30:33] = 0
+    expected = values.copy()
+    expected[:, 30:33] = 128
+    return write_scene(tmp_path / "striped.tif", values, nodata=0), values, expected
+
+
 @pytest.fixture
 def tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
     """``tiny_bundle(name, **changes)``: a bundle for tiles of 32 with ``out = 0.5 image + 0.25 mask``.

@@ -25,14 +25,13 @@ def alive():
 
 
 class Counted:
-    """A generator over ``range(count)`` that remembers what was taken of it and in which thread it was closed."""
+    """Counts what is taken of a generator over ``range(count)``, and remembers the thread that it was closed in."""
 
-    def __init__(self, count, error_at=None, error_in_close=False):
+    def __init__(self):
         self.taken = 0
         self.closed_in = None
-        self._items = self._run(count, error_at, error_in_close)
 
-    def _run(self, count, error_at, error_in_close):
+    def items(self, count, error_at=None):
         try:
             for item in range(count):
                 if item == error_at:
@@ -41,16 +40,11 @@ class Counted:
                 yield item
         finally:
             self.closed_in = threading.current_thread().name
-            if error_in_close:
-                raise SourceError("in close")
-
-    def __iter__(self):
-        return self._items
 
 
-def source(*args, **kwargs):
-    counted = Counted(*args, **kwargs)
-    return counted, iter(counted)
+def source(count, error_at=None):
+    counted = Counted()
+    return counted, counted.items(count, error_at)
 
 
 @settings(deadline=None, max_examples=30)
@@ -101,8 +95,22 @@ def test_an_error_of_the_source_is_raised_where_its_items_are_consumed(error_at)
 
 
 def test_an_error_while_the_source_closes_is_raised_too():
-    _, items = source(3, error_in_close=True)
-    with pytest.raises(SourceError, match="in close"), in_background(items, ahead=1, name=NAME) as consumed:
+    class Source:
+        """Not a generator: closing it is more than ending it."""
+
+        def __init__(self):
+            self.items = iter([1, 2])
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.items)
+
+        def close(self):
+            raise SourceError("in close")
+
+    with pytest.raises(SourceError, match="in close"), in_background(Source(), ahead=1, name=NAME) as consumed:
         list(consumed)
     assert not alive()
 

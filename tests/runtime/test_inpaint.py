@@ -1,13 +1,7 @@
-"""Whole scenes: what is filled, that nothing else changes, and that nothing is left behind."""
+"""Whole scenes: what is filled, with what, and that nothing else changes."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.drivers import raster_driver_extensions
 
-from ecea.runtime import EceaError, RequestError, inpaint
+from ecea.runtime import RequestError, inpaint
 from ecea.runtime.inpaint import scene_tiles
 
-CHILD = Path(__file__).with_name("child.py")
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 FLOATS = ["float32", "float64"]
 
@@ -295,33 +288,6 @@ def test_a_filled_pixel_is_opaque_and_the_collar_stays_transparent(tmp_path, wri
     assert np.array_equal(filled, values)
 
 
-def vrt(path, source, nodata, kind="UInt16"):
-    """A VRT over a GeoTIFF beside it, with a nodata value for each band."""
-    with rasterio.open(path.with_name(source)) as opened:
-        width, height = opened.width, opened.height
-    bands = "".join(
-        f'<VRTRasterBand dataType="{kind}" band="{band}"><Description>band {band}</Description>'
-        f'<NoDataValue>{value}</NoDataValue><SimpleSource><SourceFilename relativeToVRT="1">{source}</SourceFilename>'
-        f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
-        for band, value in enumerate(nodata, 1)
-    )
-    path.write_text(
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>EPSG:32633</SRS>'
-        f"<GeoTransform>500000,30,0,4000000,0,-30</GeoTransform>{bands}</VRTDataset>"
-    )
-    return path
-
-
-@pytest.fixture
-def striped(tmp_path, write_scene):
-    """A scene with a gap of three rows; its values; and what it is to become with an engine that gives 0.5."""
-    values = np.random.default_rng(0).integers(1, 255, (3, 70, 80)).astype(np.uint8)
-    values[:, 30:33] = 0
-    expected = values.copy()
-    expected[:, 30:33] = 128
-    return write_scene(tmp_path / "striped.tif", values, nodata=0), values, expected
-
-
 def test_a_scene_inside_an_archive(tmp_path, striped, read_bands, engine_of):
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         archive.write(striped[0], "folder/striped.tif")
@@ -329,8 +295,8 @@ def test_a_scene_inside_an_archive(tmp_path, striped, read_bands, engine_of):
     assert np.array_equal(read_bands(tmp_path / "o.tif"), striped[2])
 
 
-def test_a_scene_that_is_a_vrt(tmp_path, striped, engine_of):
-    path = vrt(tmp_path / "s.vrt", "striped.tif", (0, 0, 0), "Byte")
+def test_a_scene_that_is_a_vrt(tmp_path, striped, write_vrt, engine_of):
+    path = write_vrt(tmp_path / "s.vrt", "striped.tif", (0, 0, 0), "Byte")
     inpaint(path, tmp_path / "o.tif", engine_of(0.5))
     with rasterio.open(tmp_path / "o.tif") as written:
         assert np.array_equal(written.read(), striped[2])
@@ -358,11 +324,11 @@ def test_scenes_in_other_formats(tmp_path, striped, engine_of, extension, option
     assert not [name for name in names if name.startswith(".") or name.startswith("o.tif.")]
 
 
-def test_nodata_of_each_band_is_avoided_in_all(tmp_path, write_scene, read_bands, engine_of):
+def test_nodata_of_each_band_is_avoided_in_all(tmp_path, write_scene, write_vrt, read_bands, engine_of):
     values = np.random.default_rng(0).integers(1000, 2000, (3, 50, 50)).astype(np.uint16)
     values[0, 10], values[1, 20], values[2, 30] = 500, 501, 502
     write_scene(tmp_path / "s.tif", values)
-    path = vrt(tmp_path / "s.vrt", "s.tif", (500, 501, 502))
+    path = write_vrt(tmp_path / "s.vrt", "s.tif", (500, 501, 502))
     result = inpaint(path, tmp_path / "o.tif", engine_of(0.5, 64), stretch=(0, 1002))  # 0.5 is 501
     filled = read_bands(tmp_path / "o.tif")
     assert result.pixels_filled == 150
@@ -439,153 +405,3 @@ def test_tiles_of_a_scene_are_those_the_engine_is_given(tmp_path, striped, engin
     for tile, seen in zip(tiles, given, strict=True):
         for one, other in zip(tile, seen, strict=True):
             assert np.array_equal(one, other)
-
-
-class Names:
-    """What lies in a folder, to compare."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.before = self.now()
-
-    def now(self):
-        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
-
-    def assert_unchanged(self):
-        assert self.now() == self.before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"overlap": 40}, "overlap of 40 px"),
-        ({"blend": "cubic"}, "'cubic'"),
-        ({"batch": 0}, "batch of 0"),
-        ({"bands": (1, 2, 9)}, "has 3 bands"),
-        ({"stretch": (5, 1)}, "impossible"),
-        ({"mask": "absent.tif"}, "absent.tif"),
-        ({"reference": True, "stretch": (0, 1)}, "reference mode takes 8-bit"),
-    ],
-)
-def test_a_wrong_option_is_refused_and_nothing_is_written(tmp_path, striped, engine_of, options, message):
-    (tmp_path / "o.tif").write_text("old")
-    names = Names(tmp_path)
-    with pytest.raises(RequestError, match=message):
-        inpaint(striped[0], tmp_path / "o.tif", engine_of(0.5), **options)
-    names.assert_unchanged()
-
-
-def test_reference_mode_refuses_other_dtypes(tmp_path, write_scene, engine_of):
-    path = write_scene(tmp_path / "s.tif", np.ones((3, 40, 40), np.uint16), nodata=0)
-    with pytest.raises(RequestError, match="reference mode takes 8-bit"):
-        inpaint(path, tmp_path / "o.tif", engine_of(0.5), reference=True)
-
-
-def test_what_is_read_is_never_overwritten(tmp_path, striped, write_scene, engine_of):
-    path = striped[0]
-    mask = write_scene(tmp_path / "mask.tif", np.ones((1, 70, 80), np.uint8))
-    virtual = vrt(tmp_path / "s.vrt", "striped.tif", (0, 0, 0), "Byte")
-    (tmp_path / "link.tif").symlink_to(path)
-    names = Names(tmp_path)
-    for source, target, options in (
-        (path, path, {}),
-        (path, tmp_path / "link.tif", {}),
-        (virtual, virtual, {}),
-        (virtual, path, {}),
-        (path, mask, {"mask": str(mask)}),
-    ):
-        with pytest.raises(RequestError, match=f"{target.name}: is .* name another output"):
-            inpaint(source, target, engine_of(0.5), **options)
-    names.assert_unchanged()
-
-
-def test_an_output_that_exists_is_replaced_whole(tmp_path, striped, read_bands, engine_of):
-    (tmp_path / "o.tif").write_text("old")
-    inpaint(striped[0], tmp_path / "o.tif", engine_of(0.5))
-    assert np.array_equal(read_bands(tmp_path / "o.tif"), striped[2])
-
-
-class Failure(Exception):
-    pass
-
-
-def failing_engine(engine_of):
-    calls = []
-
-    def answer(image, edge, mask):
-        calls.append(1)
-        if len(calls) > 3:
-            raise Failure("out of order")
-        return image
-
-    return engine_of(answer, 32)
-
-
-@pytest.mark.parametrize("stage", ["reading", "edges", "inference", "not finite", "writing", "progress", "interrupt"])
-def test_a_failure_in_any_stage_leaves_nothing(tmp_path, write_scene, engine_of, monkeypatch, stage):
-    values = np.random.default_rng(0).integers(1, 60_000, (3, 900, 64)).astype(np.uint16)
-    values[:, ::20] = 0
-    path = write_scene(tmp_path / "s.tif", values, nodata=0)
-    (tmp_path / "o.tif").write_text("old")
-    engine, expected, options = engine_of(0.5, 32), Failure, {}
-
-    def fail(*args, **kwargs):
-        raise Failure(stage)
-
-    if stage == "reading":
-        from ecea.runtime.scene import Scene
-
-        read = Scene.read
-        reads = []
-
-        def second_time(self, top, bottom):
-            reads.append(top)
-            return fail() if reads.count(512) == 2 else read(self, top, bottom)
-
-        monkeypatch.setattr(Scene, "read", second_time)
-    elif stage == "edges":
-        monkeypatch.setattr("ecea.runtime.pipeline.edge_map", fail)
-    elif stage == "inference":
-        engine, expected = failing_engine(engine_of), EceaError
-    elif stage == "not finite":
-        engine, expected = engine_of(float("nan"), 32), EceaError
-    elif stage == "writing":
-        monkeypatch.setattr("ecea.runtime.writer._AlignedRows._write", fail)
-    elif stage == "progress":
-        options["on_rows"] = fail
-    else:
-
-        def interrupt(*args):
-            raise KeyboardInterrupt
-
-        expected, options["on_rows"] = KeyboardInterrupt, interrupt
-    names = Names(tmp_path)
-    with pytest.raises(expected):
-        inpaint(path, tmp_path / "o.tif", engine, **options)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ecea-")]
-    names.assert_unchanged()
-
-
-def test_an_engine_that_gives_no_numbers_is_told(tmp_path, striped, engine_of):
-    with pytest.raises(EceaError, match=r"fake\.ecea: the fp32 engine gave values that are not finite on fake"):
-        inpaint(striped[0], tmp_path / "o.tif", engine_of(float("inf")))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_ends_at_once_and_leaves_nothing(tmp_path, number):
-    with subprocess.Popen(
-        [sys.executable, CHILD, "slow", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "running\n"
-        names = {path.name for path in tmp_path.iterdir()}
-        assert any(name.startswith(".filled.") for name in names)  # the temporary output
-        start = time.monotonic()
-        os.kill(child.pid, number)
-        _, errors = child.communicate(timeout=20)
-        assert time.monotonic() - start < 5
-    assert child.returncode == 1
-    assert "child: interrupted" in errors
-    assert "Traceback" not in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]

@@ -99,10 +99,10 @@ def test_reference_mode_writes_the_whole_generated_image(tmp_path, write_scene, 
 
     def look(image, edge, mask):
         seen.append((image, mask))
-        return np.full_like(image, 0.7)
+        return np.full_like(image, 0.705)
 
     result = inpaint(path, tmp_path / "o.tif", engine_of(look, 64), reference=True)
-    assert (read_bands(tmp_path / "o.tif") == 178).all()  # floor(255 * 0.7)
+    assert (read_bands(tmp_path / "o.tif") == 179).all()  # floor(179.775)
     assert result.tiles_run == len(seen) == 6  # a step of 44 px
     image, mask = seen[0]
     assert image[0] == pytest.approx(values[:, :64, :64] / 255, abs=1e-6)

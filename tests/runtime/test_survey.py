@@ -111,6 +111,17 @@ def test_the_sample_holds_valid_values_of_the_chosen_bands_in_their_order(tmp_pa
     assert [set(band.tolist()) for band in sample] == [{40}, {10}, {20}]
 
 
+def test_the_sample_holds_nothing_that_a_mask_covers(tmp_path, write_scene):
+    values = np.full((3, 30, 30), 100, np.uint16)
+    values[:, 10:20] = 60_000  # cloud
+    scene = write_scene(tmp_path / "s.tif", values)
+    mask = write_scene(tmp_path / "m.tif", (values[:1] == 60_000).astype(np.uint8))
+    with Scene(scene, mask=str(mask)) as opened:
+        sample = survey(opened).sample
+    assert sample.shape == (3, 600)
+    assert (sample == 100).all()
+
+
 def test_the_sample_of_a_large_scene_is_bounded_and_spread_over_it():
     void = np.zeros((1200, 1500), bool)
     scene = ArrayScene(void)
