@@ -120,4 +120,5 @@ def _write_png(path: Path, picture: Bytes) -> Path:
 
 
 if __name__ == "__main__":
-    before_after(*sys.argv[1:4])
+    before, after, png = sys.argv[1:]
+    before_after(before, after, png)
