@@ -100,8 +100,8 @@ def compare(
     for batch in BATCHES:
         try:
             outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
-        except Exception as error:  # the backends' exceptions share no base class
-            raise ParityError(f"{where}: fails at batch {batch} ({error}): the bundle is not written") from error
+        except Exception as failure:  # the backends' exceptions share no base class
+            raise ParityError(f"{where}: fails at batch {batch} ({failure}): the bundle is not written") from failure
         for name, output in zip(OUTPUTS, outputs, strict=True):
             wanted = expected[name][:batch]
             if output.shape != wanted.shape:

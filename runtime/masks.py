@@ -80,20 +80,6 @@ class QualityMask:
         return np.asarray(gaps)
 
 
-def collar(missing: Mask, outside_rows: Mask, outside_columns: Mask) -> Mask:
-    """Tell the collar, outside the swath, from the gaps inside it.
-
-    A missing pixel belongs to the collar where valid data end before it both along its row and along its column.
-    A stripe that opens into the collar still has valid scan lines above and below, a lake has shore on all sides.
-
-    Args:
-        missing: (h, W), True where there is no data.
-        outside_rows: (h, W), True beyond the first or last valid pixel of the row.
-        outside_columns: (h, W), True beyond the first or last valid pixel of the column.
-    """
-    return missing & outside_rows & outside_columns
-
-
 def open_mask(mask: str, scene: str, height: int, width: int, stack: ExitStack) -> MaskSource:
     """Open the source of gaps that a user names: ``nodata``, ``zero``, ``qa`` or the path of a mask.
 

@@ -7,8 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.masks import Mask, collar
+from ecea.runtime.masks import Mask
 from ecea.runtime.scene import Rows, Scene
+
+# Pixels that a collar is deep at least, at its corner of the scene, along both sides: one period of SLC-off stripes,
+# which are 14 px wide at most, and 28 where a scene was resampled to half its pixel size.
+SHALLOW = 32
 
 _SAMPLES = 250_000  # pixels from which an automatic stretch is chosen
 _ROWS_AT_ONCE = 256
@@ -34,12 +38,43 @@ class Survey:
 
     def fill(self, rows: Rows) -> Mask:
         """(3, h, W), True for each value of these rows that is to be filled: asked for, and not in the collar."""
+        return rows.selected & ~self.collar(rows)
+
+    def collar(self, rows: Rows) -> Mask:
+        """(h, W), True where these rows lie outside the swath.
+
+        A missing pixel does where data end before it both along its row and along its column: a stripe that opens
+        into the collar still has scan lines above and below, a lake has shore on all sides. A stripe that the
+        scene's corner cuts off has neither, but is not as deep as a collar; see ``SHALLOW``.
+        """
         columns = np.arange(len(self.column_first))
         index = np.arange(rows.top, rows.bottom)[:, None]
-        first, last = self.row_first[index], self.row_last[index]
-        outside_rows = (columns < first) | (columns > last)
-        outside_columns = (index < self.column_first) | (index > self.column_last)
-        return rows.selected & ~collar(rows.void, outside_rows, outside_columns)
+        left, right = columns < self.row_first[index], columns > self.row_last[index]
+        above, below = index < self.column_first, index > self.column_last
+        # In a row or column without data, above or beside all data.
+        margin = (left & right & (above | below)) | (above & below & (left | right))
+        top_left, top_right, bottom_left, bottom_right = self._deep_corners()
+        cut_off = (
+            (left & above & top_left)
+            | (right & above & top_right)
+            | (left & below & bottom_left)
+            | (right & below & bottom_right)
+        )
+        return rows.void & (margin | cut_off)
+
+    def _deep_corners(self) -> tuple[bool, bool, bool, bool]:
+        """Whether no data lie within ``SHALLOW`` of the four corners along both sides of the scene."""
+        height, width = len(self.row_first), len(self.column_first)
+        above_left, above_right = self.column_first[0], self.column_first[-1]
+        below_left, below_right = height - 1 - self.column_last[0], height - 1 - self.column_last[-1]
+        along_top = self.row_first[0], width - 1 - self.row_last[0]
+        along_bottom = self.row_first[-1], width - 1 - self.row_last[-1]
+        return (
+            min(above_left, along_top[0]) >= SHALLOW,
+            min(above_right, along_top[1]) >= SHALLOW,
+            min(below_left, along_bottom[0]) >= SHALLOW,
+            min(below_right, along_bottom[1]) >= SHALLOW,
+        )
 
 
 def survey(scene: Scene) -> Survey:

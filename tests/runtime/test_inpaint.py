@@ -174,7 +174,7 @@ def test_scenes_of_any_size(tmp_path, write_scene, read_bands, engine_of, shape,
     rng = np.random.default_rng(0)
     values = rng.integers(1, 10_000, (3, height, width)).astype(np.uint16)
     holes = rng.random(shape) < 0.3
-    holes.flat[[0, -1]] = False  # a corner of one pixel would be collar
+    holes.flat[[0, -1]] = False
     before = values.copy()
     values[:, holes] = 0
     path = write_scene(tmp_path / "s.tif", values, nodata=0)
@@ -262,29 +262,29 @@ def test_a_mask_file_may_cover_valid_data(tmp_path, write_scene, read_bands, eng
 def test_a_mask_inside_the_scene_is_kept_and_opened_where_it_was_filled(tmp_path, write_scene, engine_of):
     values = np.random.default_rng(0).integers(1, 200, (3, 300, 60)).astype(np.uint8)
     valid = np.ones((300, 60), bool)
-    valid[40:44], valid[:10, :10] = False, False
+    valid[140:144], valid[:40, :40] = False, False
     path = write_scene(tmp_path / "s.tif", values)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(path, "r+") as target:
         target.write_mask(valid)
     result = inpaint(path, tmp_path / "o.tif", engine_of(0.5))
-    assert (result.pixels_filled, result.pixels_collar) == (240, 100)
-    valid[40:44] = True
+    assert (result.pixels_filled, result.pixels_collar) == (240, 1600)
+    valid[140:144] = True
     with rasterio.open(tmp_path / "o.tif") as written:
         filled, mask = written.read(), written.dataset_mask()
     assert np.array_equal(mask == 255, valid)
-    assert (filled[:, 40:44] == 128).all()
-    assert np.array_equal(np.delete(filled, np.s_[40:44], axis=1), np.delete(values, np.s_[40:44], axis=1))
+    assert (filled[:, 140:144] == 128).all()
+    assert np.array_equal(np.delete(filled, np.s_[140:144], axis=1), np.delete(values, np.s_[140:144], axis=1))
 
 
 def test_a_filled_pixel_is_opaque_and_the_collar_stays_transparent(tmp_path, write_scene, read_bands, engine_of):
-    values = np.random.default_rng(0).integers(1, 200, (4, 60, 60)).astype(np.uint8)
+    values = np.random.default_rng(0).integers(1, 200, (4, 120, 60)).astype(np.uint8)
     values[3] = 255
-    values[3, 20:24] = values[3, :10, :10] = 0
+    values[3, 70:74] = values[3, :40, :40] = 0
     values[3, 50, 50] = 128
     path = write_scene(tmp_path / "s.tif", values, photometric="RGB", alpha="yes")
     assert inpaint(path, tmp_path / "o.tif", engine_of(0.5)).pixels_filled == 240
     filled = read_bands(tmp_path / "o.tif")
-    values[:3, 20:24], values[3, 20:24] = 128, 255
+    values[:3, 70:74], values[3, 70:74] = 128, 255
     assert np.array_equal(filled, values)
 
 

@@ -7,7 +7,7 @@ import pytest
 from rasterio.windows import Window
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.masks import collar, open_mask
+from ecea.runtime.masks import open_mask
 from ecea.runtime.scene import Scene
 
 PRODUCT = "LE07_L2SP_225078_20110306_20200911_02_T1"
@@ -145,10 +145,3 @@ def test_a_mask_inside_the_raster_or_an_alpha_band_says_what_is_missing(tmp_path
             target.write_mask(values[3])
     rows = read(inside, "nodata")
     assert [where(band) for band in rows.selected] == [{(1, 2)}] * 3
-
-
-def test_the_collar_is_missing_and_beyond_data_along_row_and_column():
-    missing, outside_rows, outside_columns = (
-        np.array([[bit >> shift & 1 for bit in range(8)]], bool) for shift in range(3)
-    )
-    assert collar(missing, outside_rows, outside_columns).tolist() == [[False] * 7 + [True]]

@@ -39,7 +39,10 @@ def filled(void):
 def test_a_gap_has_data_before_and_after_it_in_its_row_or_column(void):
     if void.all():
         return
-    fill = filled(void)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ecea.runtime.survey.SHALLOW", 0)  # every corner counts as deep
+        fill = filled(void)
+    assert not (fill & ~filled(void)).any()  # and where some do not, more is filled
     for row in range(void.shape[0]):
         for column in range(void.shape[1]):
             data = ~void
@@ -74,6 +77,22 @@ def test_stripes_and_lakes_are_filled_and_the_collar_of_a_slanted_swath_is_not(p
     assert fill[inner].all()
     gaps = (stripes | lake) & ~outside
     assert fill.sum() > 0.93 * gaps.sum()
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_stripe_cut_off_by_the_scenes_corner_is_filled_a_deep_corner_is_not(turn):
+    y, x = np.mgrid[:120, :200]
+    shallow, deep = y + x / 6 < 12, y + x / 6 < 33
+    assert np.array_equal(filled(np.rot90(shallow, turn)), np.rot90(shallow, turn))
+    assert not filled(np.rot90(deep, turn)).any()
+
+
+def test_a_margin_is_collar_however_narrow_but_a_stripe_across_the_whole_width_is_a_gap():
+    void = np.zeros((60, 50), bool)
+    void[:2], void[:, :3], void[30:34] = True, True, True
+    fill = filled(void)
+    assert fill[30:34, 3:].all()
+    assert fill.sum() == 4 * 47
 
 
 def test_a_mask_over_data_does_not_make_a_collar_of_them(tmp_path, write_scene):
