@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import new_app, numbers, sentences, start
+from ecea.runtime.command import Version, new_app, numbers, sentences, start
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import parse_stretch
 
@@ -38,6 +38,7 @@ def export(
         typer.Option(metavar="A,B,C,D", help="Attention heads a level, if not 1,2,4,8; no checkpoint tells."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Version = False,
 ) -> None:
     """Export CHECKPOINT to a bundle that ecea-run can use, and prove that each engine computes what PyTorch does."""
     with sentences(COMMAND, debug):
@@ -51,7 +52,7 @@ def export(
             from ecea.export.exporter import ENGINES, export_bundle
         except ImportError as error:
             raise RequestError(
-                f"exporting needs torch, onnx and onnxscript ({error}): install them with pip install 'ecea[export]'"
+                f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
             ) from error
         bundle = export_bundle(
             checkpoint,

@@ -1,5 +1,6 @@
 """Read a generator from a checkpoint file, without running anything that the file holds."""
 
+import os
 import pickle
 import re
 import warnings
@@ -92,6 +93,8 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
 def _first_bytes(path: Path) -> bytes:
     """The first bytes of a file that is there, can be read and is not empty."""
     wanted = "expected a checkpoint file (.pth, .pt or .safetensors)"
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise CheckpointError(f"{path} is a device or a pipe; {wanted}: give the path of a file")
     try:
         with path.open("rb") as file:
             start = file.read(4)

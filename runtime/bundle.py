@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ecea.runtime.errors import RequestError
+from ecea.runtime.paths import is_special
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SUFFIX = ".ecea"
 ENVIRONMENT_VARIABLE = "ECEA_BUNDLE"
+
+MAX_TILE_SIZE = 4096  # px; attention grows with the fourth power
 
 _HASH_CHUNK = 1 << 20
 
@@ -126,7 +129,7 @@ def read_bundle(path: Path) -> Bundle:
             configuration=dict(manifest["configuration"]),
             engines=tuple(_engine_record(entry) for entry in manifest["engines"]),
         )
-        if bundle.tile_size < 1:
+        if not 1 <= bundle.tile_size <= MAX_TILE_SIZE or schema < 1:
             raise ValueError("tile size")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise RequestError(
@@ -144,6 +147,8 @@ def check_files(bundle: Bundle, record: EngineRecord) -> Path:
     for file in record.files:
         path = bundle.path / file.name
         try:
+            if is_special(path):
+                raise OSError(None, "it is a device or a pipe")
             size, digest = path.stat().st_size, _sha256(path)
         except OSError as error:
             raise RequestError(

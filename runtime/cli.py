@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ecea.runtime.command import new_app, numbers, report, sentences, start
+from ecea.runtime.command import Version, new_app, numbers, report, sentences, start
 from ecea.runtime.engine import Engine, open_engine
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import OnRows, Result, inpaint
+from ecea.runtime.paths import same_file
 from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report
-from ecea.runtime.scene import same_file
 from ecea.runtime.stretch import parse_stretch
 from ecea.runtime.writer import check_destination
 
@@ -41,7 +41,7 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Bundle; default: $ECEA_BUNDLE, else the only *.ecea in this folder."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Precision: fp32, fp16 or int8.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="Precision: fp32 or fp16, what the bundle holds.")] = "fp32",
     backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
     mask: Annotated[
         str | None,
@@ -64,12 +64,15 @@ def run(
     blend: Annotated[str, typer.Option(help="linear or mean.")] = "linear",
     reference: Annotated[bool, typer.Option("--reference", help="Reproduce the published application.")] = False,
     batch: Annotated[int, typer.Option(help="Tiles given to the engine at once.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; default: all processors.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
+    ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page with figures and pictures.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Version = False,
 ) -> None:
     """Fill the gaps of SCENE and write a GeoTIFF whose valid pixels are untouched."""
     with sentences(COMMAND, debug):
@@ -88,8 +91,8 @@ def run(
         with open_engine(bundle, engine=engine, backend=backend, threads=threads) as opened:
             _say_engine(opened)
             results, errors, status = _fill_all(scenes, targets, opened, options, as_json, debug)
-        if report_file is not None and results:
-            write_report(report_file, results)
+        if report_file is not None:
+            write_report(report_file, results, errors)
         if as_json:
             print(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
         if status:
@@ -137,7 +140,7 @@ def closing_line(result: Result) -> str:
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     low, high, gamma = result.stretch
     parts += [
-        f"tiles {result.tiles_run} run, {result.tiles_skipped} skipped",
+        f"tiles {result.tiles_run} run, {result.tiles_skipped + result.tiles_blind} skipped",
         stages,
         f"stretch {low:g},{high:g},{gamma:g}",
         _engine_used(result),

@@ -1,5 +1,7 @@
 """What the commands share: errors as one sentence, the right exit status, no traceback unless asked for."""
 
+import importlib.metadata
+import os
 import signal
 import sys
 import traceback
@@ -7,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -15,6 +17,17 @@ from ecea.runtime.errors import EceaError, RequestError
 
 # The base of what typer raises on options that it cannot parse; not every version of typer names it.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ecea {importlib.metadata.version('ecea')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
 
 
 def new_app() -> typer.Typer:
@@ -45,8 +58,9 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
 
     0 done; 1 the work failed or was interrupted; 2 the request was wrong.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     try:
         yield
     except typer.Exit:
@@ -55,6 +69,9 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
         raise typer.Exit(report(command, error, debug)) from error
     except KeyboardInterrupt as error:
         print(f"{command}: interrupted: what was not finished was not written", file=sys.stderr)
+        raise typer.Exit(EceaError.exit_status) from error
+    except BrokenPipeError as error:  # who reads our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EceaError.exit_status) from error
     except MemoryError as error:
         raise typer.Exit(report(command, EceaError("the machine is out of memory"), debug)) from error

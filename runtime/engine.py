@@ -139,7 +139,7 @@ def open_engine(
     if engine not in contents.engine_names:
         raise RequestError(
             f"{path}: holds no {engine} engine, only {', '.join(contents.engine_names)}: choose one of these, or "
-            f"export the checkpoint again with --engine {engine}"
+            "a bundle that was exported with it"
         )
     threads = threads or usable_processors()
     passed_over: dict[str, str] = {}

@@ -12,9 +12,10 @@ import rasterio
 
 from ecea.runtime.engine import Engine
 from ecea.runtime.errors import RequestError
+from ecea.runtime.paths import real_parents, same_file
 from ecea.runtime.pipeline import Progress, SceneRows, TileBatch, cut_strips, fill_rows, prepare_tiles
 from ecea.runtime.recipe import Recipe, default_recipe, published_recipe
-from ecea.runtime.scene import DEFAULT_BANDS, Scene, same_file
+from ecea.runtime.scene import DEFAULT_BANDS, Scene
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.survey import Survey, survey
 from ecea.runtime.tiles import covering_grid, default_overlap
@@ -158,7 +159,8 @@ class _Pixels:
 
 
 def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> None:
-    if same_file(source, target):
+    # An archive is a folder of scenes: a path through it leads to the archive's own file.
+    if any(same_file(part, target) for part in (source, *real_parents(source))):
         raise RequestError(f"{target}: is the scene itself, which is never changed: name another output")
     check_destination(target)
     if batch < 1:

@@ -10,6 +10,7 @@ import rasterio
 from rasterio.windows import Window
 
 from ecea.runtime.errors import RequestError
+from ecea.runtime.paths import is_special
 
 Mask = npt.NDArray[np.bool_]
 
@@ -96,6 +97,8 @@ def open_mask(mask: str, scene: str, height: int, width: int, stack: ExitStack) 
 
 
 def _open_same_size(path: Path, height: int, width: int, stack: ExitStack) -> Any:
+    if is_special(path):
+        raise RequestError(f"{path}: is a device or a pipe: give the path of a mask raster")
     try:
         dataset = stack.enter_context(rasterio.open(path))
     except rasterio.RasterioIOError as error:
@@ -117,6 +120,7 @@ def _quality_file(scene: Path) -> Path:
     if len(matches) != 1:
         raise RequestError(
             f"{scene}: has {len(matches)} files PRODUCT{_QA_PIXEL_SUFFIX} of the same Landsat product beside it, "
-            "expected one: put the quality bands beside the scene, or choose another --mask"
+            "expected one: put the quality bands beside a scene whose name begins with PRODUCT, or choose "
+            "another --mask"
         )
     return matches[0]

@@ -5,7 +5,6 @@ puts them into threads of their own.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ Tensor = npt.NDArray[np.float32]
 # memory of a run is bounded by these, not by the height of the scene.
 _STRIPS_AHEAD = 1
 _BATCHES_AHEAD = 4
+
+STAGES = ("survey", "reading", "edges", "inference", "blending", "writing")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Progress:
     tiles_run: int = 0
     tiles_skipped: int = 0
     tiles_blind: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -132,11 +133,9 @@ def prepare_tiles(
     """Yield the batches of each strip's tiles that are to run, then the strip itself."""
     for strip in strips:
         pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        with progress.timed("edges"):
-            unit, byte_gray = _normalise(strip.rows, recipe)
         for column in recipe.grid.columns:
             with progress.timed("edges"):
-                tile = _prepare_tile(strip.rows, unit, byte_gray, column, recipe, progress)
+                tile = _prepare_tile(strip.rows, column, recipe, progress)
             if tile is not None:
                 pending.append((column, *tile))
             if len(pending) == batch:
@@ -235,34 +234,23 @@ def _slice(rows: SceneRows, start: int, stop: int) -> SceneRows:
     )
 
 
-def _normalise(rows: SceneRows, recipe: Recipe) -> tuple[Tensor, npt.NDArray[np.uint8]]:
-    """The chosen bands in [0, 1], 0 where missing, and their 8-bit gray."""
-    unit = recipe.stretch.to_unit(rows.bands[recipe.positions])
-    unit[:, rows.missing] = 0
-    return unit, gray((unit * 255 + 0.5).astype(np.uint8))
-
-
 def _prepare_tile(
-    rows: SceneRows,
-    unit: Tensor,
-    byte_gray: npt.NDArray[np.uint8],
-    column: int,
-    recipe: Recipe,
-    progress: Progress,
+    rows: SceneRows, column: int, recipe: Recipe, progress: Progress
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The engine's inputs for one tile, (C, S, S) each; None where the tile is not to run."""
     size = recipe.grid.size
-    missing = rows.missing[:size, column : column + size]
     if not recipe.every_tile:
         if not rows.fill[:, :size, column : column + size].any():
             progress.tiles_skipped += 1
             return None
-        if missing.all():
+        if rows.missing[:size, column : column + size].all():
             progress.tiles_blind += 1
             return None
-    mask = cut_tile(rows.missing, column, size)
-    edge = edge_map(cut_tile(byte_gray, column, size), mask)
-    return cut_tile(unit, column, size), edge[None], mask[None].astype(np.float32)
+    missing = cut_tile(rows.missing, column, size)
+    image = recipe.stretch.to_unit(np.stack([cut_tile(rows.bands[p], column, size) for p in recipe.positions]))
+    image[:, missing] = 0
+    edge = edge_map(gray((image * 255 + 0.5).astype(np.uint8)), missing)
+    return image, edge[None], missing[None].astype(np.float32)
 
 
 def _stack(tiles: list[tuple[int, Tensor, Tensor, Tensor]]) -> TileBatch:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import numbers, sentences
+from ecea.runtime.command import Version, new_app, numbers, sentences, start
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.profile_page import profile_page
@@ -16,22 +16,25 @@ from ecea.runtime.writer import check_destination, whole_or_nothing
 
 COMMAND = "ecea-profile"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 @app.command()
 def profile(
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle; default: as for ecea-run.")] = None,
-    engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
     batch: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes to time.")] = "1",
     runs: Annotated[int, typer.Option(help="Timed runs for each.")] = DEFAULT_RUNS,
-    threads: Annotated[int | None, typer.Option(help="Compute threads; default: all processors.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.json|.html", help="Also write it, with every operator."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Version = False,
 ) -> None:
     """Time an engine: latency, throughput, stages of a scene, operators."""
     with sentences(COMMAND, debug):
@@ -57,7 +60,7 @@ def profile(
 
 def main() -> None:
     """Entry point."""
-    app()
+    start(app, COMMAND)
 
 
 def _print(measured: Profile) -> None:

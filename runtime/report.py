@@ -4,9 +4,10 @@ import base64
 import dataclasses
 import html
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ecea.runtime.errors import EceaError
 from ecea.runtime.inpaint import Result
 from ecea.runtime.picture import before_after
 from ecea.runtime.writer import check_destination, whole_or_nothing
@@ -28,17 +29,25 @@ td:first-child {{ color: #666; white-space: nowrap }}
 """
 
 
-def write_report(path: Path, results: Iterable[Result]) -> None:
+def write_report(path: Path, results: Iterable[Result], errors: Iterable[Mapping[str, str]] = ()) -> None:
     """Write one self-contained HTML page, pictures included, whole or not at all.
+
+    Args:
+        path: of the page; replaced if it exists.
+        results: of the scenes that were filled.
+        errors: of those that were not, each with ``source`` and ``message``.
 
     Raises:
         RequestError: where the page's folder does not exist.
         EceaError: where a scene can no longer be read or the page not be written.
     """
     check_destination(path)
-    sections = "\n".join(_section(result) for result in results)
+    sections = "\n".join([*map(_section, results), *map(_failure, errors)])
     with whole_or_nothing(path) as temporary:
-        temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8")
+        try:
+            temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8")
+        except OSError as error:
+            raise EceaError(f"{path}: cannot be written ({error.strerror}): is the disk full?") from error
 
 
 def _section(result: Result) -> str:
@@ -50,6 +59,10 @@ def _section(result: Result) -> str:
         f'<img alt="before and after" src="data:image/png;base64,{_picture(result)}">\n'
         f"<table>\n{rows}\n</table>"
     )
+
+
+def _failure(error: Mapping[str, str]) -> str:
+    return f"<h2>{html.escape(error['source'])}</h2>\n<p><b>Not filled.</b> {html.escape(error['message'])}</p>"
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:

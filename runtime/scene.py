@@ -16,6 +16,7 @@ from rasterio.windows import Window
 
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.masks import Mask, open_mask
+from ecea.runtime.paths import is_special
 
 DEFAULT_BANDS = (1, 2, 3)
 
@@ -178,15 +179,9 @@ class Scene:
             )
 
 
-def same_file(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:
-    """Whether two paths are one existing file."""
-    try:
-        return Path(first).samefile(second)
-    except OSError:
-        return False
-
-
 def _open(path: str) -> Any:
+    if is_special(path):
+        raise RequestError(f"{path}: is a device or a pipe: give the path of a raster file")
     try:
         return rasterio.open(path)
     except rasterio.RasterioIOError as error:

@@ -67,7 +67,9 @@ class Stretch:
         values = values * (self.maximum - self.minimum) + self.minimum
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
-            result = np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+            # The largest 64-bit integer is no float64: the one that it would be rounded to lies beyond it.
+            highest = float(limits.max) if dtype.itemsize < 8 else np.nextafter(float(limits.max), 0)
+            result = np.clip(np.rint(values), limits.min, highest).astype(dtype)
         else:
             limits_float = np.finfo(dtype)
             result = np.clip(values, limits_float.min, limits_float.max).astype(dtype)
@@ -98,10 +100,18 @@ def automatic_stretch(dtype: np.dtype[Any], sample: npt.NDArray[Any]) -> Stretch
     """
     if dtype == np.uint8:
         return Stretch(0, 255)
-    low, high = np.percentile(sample.astype(np.float64), _AUTO_PERCENTILES)
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.percentile(sample.astype(np.float64), _AUTO_PERCENTILES)
     if high <= low:  # a scene of one value: any interval that holds it
-        low, high = low - 0.5, low + 0.5
-    return Stretch(float(low), float(low + (high - low) / GENERATOR_CEILING))
+        margin = max(0.5, 1e-3 * abs(low))
+        low, high = low - margin, low + margin
+    with np.errstate(over="ignore"):
+        maximum = low + (high - low) / GENERATOR_CEILING
+    if not np.isfinite([low, maximum]).all():
+        raise RequestError(
+            f"values from {low:g} to {high:g} are too far apart to choose a stretch: give one with --stretch"
+        )
+    return Stretch(float(low), float(maximum))
 
 
 def _avoid(

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.paths import is_special
 
 BLOCK = 256  # px; rows are handed to GDAL in whole blocks, so none is compressed twice
 
@@ -27,13 +29,15 @@ def check_destination(destination: Path) -> None:
     """Refuse a destination that cannot be written, before any work is done.
 
     Raises:
-        RequestError: where its folder does not exist or may not be written, or it is itself a folder.
+        RequestError: where its folder does not exist or may not be written, or it is a folder, a device or a pipe.
     """
     folder = destination.parent
     if not folder.is_dir():
         raise RequestError(f"{destination}: the folder {folder} does not exist: make it, or name another output")
     if destination.is_dir():
         raise RequestError(f"{destination}: is a folder: name a file for the output")
+    if is_special(destination):
+        raise RequestError(f"{destination}: is a device or a pipe, which is not replaced: name a file for the output")
     if not os.access(folder, os.W_OK):
         raise RequestError(f"{destination}: the folder {folder} may not be written: name another output")
 
@@ -45,7 +49,8 @@ def whole_or_nothing(destination: Path) -> Iterator[Path]:
     Raises:
         EceaError: where the rename fails.
     """
-    temporary = destination.with_name(f".{destination.stem}.{secrets.token_hex(4)}.partial{destination.suffix}")
+    short = destination.stem[:32]  # a name may be as long as the file system allows, the temporary one not longer
+    temporary = destination.with_name(f".{short}.{secrets.token_hex(4)}.partial{destination.suffix}")
     try:
         yield temporary
         try:
@@ -178,7 +183,7 @@ def _copy_metadata(source: Any, target: Any) -> None:
     target.colorinterp = source.colorinterp
     control_points, control_crs = source.gcps
     if control_points:
-        target.gcps = (control_points, control_crs)
+        target.gcps = (control_points, control_crs or CRS())
     if source.rpcs is not None:
         target.rpcs = source.rpcs
 

@@ -4,7 +4,10 @@ ONNX Runtime's OpenVINO provider is not used: it offers a device on Intel proces
 runs as well on AMD's.
 """
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,9 +56,25 @@ def layer_times(model: Path, threads: int, inputs: Inputs) -> list[LayerTime]:
     ]
 
 
+def _import_quietly() -> ModuleType:
+    """Import openvino without its telemetry, which would report every start over the network.
+
+    It is a package of its own, and openvino does without where it is absent.
+    """
+    absent = object()
+    telemetry = sys.modules.get("openvino_telemetry", absent)
+    if telemetry is absent:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if telemetry is absent:
+            del sys.modules["openvino_telemetry"]
+
+
 def _compile(model: Path, threads: int, **properties: Any) -> Any:
     try:
-        import openvino
+        openvino = _import_quietly()
     except ImportError as error:
         raise BackendUnavailable(f"the openvino package cannot be imported ({error})") from error
     core = openvino.Core()

@@ -23,7 +23,6 @@ from rasterio.transform import from_origin
 MODULES = {"ecea-run": "ecea.runtime.cli", "ecea-export": "ecea.export.cli"}
 
 TILE = 32
-GAP_VALUE = 64  # what the bundle below makes of a gap in 8 bits: round(255 * 0.25)
 SECONDS = 300  # until a process counts as hung
 
 

@@ -54,4 +54,4 @@ def test_exporting_without_torch_says_what_to_install(
 ) -> None:
     sentence = run("ecea-export", "a.pth", env=without("torch")).sentence()
     assert "no libtorch.so on this machine" in sentence
-    assert "pip install 'ecea[export]'" in sentence
+    assert "install ecea with its 'export' extra" in sentence

@@ -55,18 +55,18 @@ def test_the_closing_line(run: Run, bundle: Path, scene: Path) -> None:
 
 
 def test_blind_tiles_and_collar_are_counted(run: Run, bundle: Path, write_scene: Run) -> None:
-    values = np.full((3, 100, 100), 9, np.uint8)
-    values[:, 2:98, 2:98] = 0  # a lake, wider than a tile
-    values[:, :2, :2] = 0  # a corner outside the swath
+    values = np.full((3, 160, 160), 9, np.uint8)
+    values[:, 40:158, 40:158] = 0  # a lake, wider than a tile
+    values[:, :36, :36] = 0  # a corner outside the swath
     scene = write_scene("lake.tif", values, nodata=0)
     arguments = ("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
     line = run(*arguments).stdout
     result = json.loads(run(*arguments, "--json").stdout)["results"][0]
     assert result["tiles_blind"] > 0
-    assert result["pixels_collar"] == 4
-    assert result["pixels_filled"] + result["pixels_left"] == 96 * 96
+    assert result["pixels_collar"] == 36 * 36
+    assert result["pixels_filled"] + result["pixels_left"] == 118 * 118
     assert f"{result['pixels_left']:,} px left in {result['tiles_blind']} tiles without a valid pixel; " in line
-    assert "; 4 px of collar left; " in line
+    assert "; 1,296 px of collar left; " in line
 
 
 def test_json_holds_what_the_result_documents(run: Run, bundle: Path, scene: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published network at its full size, 126 M parameters, through the command, once."""
+"""The published network at its full size, 126 M parameters, through the command."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ from ecea.runtime.backends import BACKENDS
 
 
 @pytest.mark.timeout(1200)
-def test_a_full_size_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("engines", [["fp32"], pytest.param(["fp32", "fp16"], marks=pytest.mark.slow)], ids=",".join)
+def test_a_full_size_checkpoint_becomes_a_bundle(
+    engines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("openvino")
     torch.save(untrained_state_dict(GeneratorConfig(), seed=3), tmp_path / "full.pth")
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", "from ecea.export.cli import main; main()", "full.pth"],
+        [
+            sys.executable,
+            "-c",
+            "from ecea.export.cli import main; main()",
+            "full.pth",
+            *(f"--engine={name}" for name in engines),
+        ],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -36,9 +45,9 @@ def test_a_full_size_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "checkpoint  full.pth: 125.85 M parameters, tiles of 256 px"
-    assert lines[-1].startswith("bundle      full.ecea: fp32, fp16; ")
+    assert lines[-1].startswith(f"bundle      full.ecea: {', '.join(engines)}; ")
     manifest = json.loads((tmp_path / "full.ecea" / "manifest.json").read_text())
-    assert len(manifest["engines"]) == 6
+    assert len(manifest["engines"]) == 3 * len(engines)
     for record in manifest["engines"]:
         backends = [backend for backend in BACKENDS if backend in record["backends"]] or ["cpu"]
         assert [entry["backend"] for entry in record["parity"]] == [b for b in backends for _ in ("out", "out_edge")]

@@ -133,7 +133,7 @@ def test_unknown_names_are_told_with_the_known_ones(tiny_bundle):
 
 
 def test_an_engine_that_the_bundle_lacks_is_told_with_those_it_has(tiny_bundle):
-    with pytest.raises(RequestError, match=r"tiny\.ecea: holds no int8 engine, only fp32, fp16: .*--engine int8"):
+    with pytest.raises(RequestError, match=r"tiny\.ecea: holds no int8 engine, only fp32, fp16: choose one of these"):
         open_engine(tiny_bundle(engines=("fp32", "fp16")), engine="int8")
 
 
@@ -242,3 +242,12 @@ def test_importing_the_runtime_imports_no_backend_and_nothing_of_training():
     code = f"import sys, ecea.runtime; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_openvino_is_imported_without_its_telemetry():
+    code = (
+        "from ecea.runtime.backends.openvino import _import_quietly; import sys; _import_quietly(); "
+        "assert 'openvino' in sys.modules; "
+        "assert not any(name.startswith('openvino_telemetry') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

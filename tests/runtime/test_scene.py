@@ -5,7 +5,8 @@ import pytest
 import rasterio
 
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.scene import Scene, same_file
+from ecea.runtime.paths import same_file
+from ecea.runtime.scene import Scene
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 

@@ -183,3 +183,21 @@ def test_other_values_leave_the_generator_room_above(dtype):
 def test_a_scene_of_one_value_has_a_stretch_that_holds_it(value):
     chosen = automatic_stretch(np.dtype("int16"), np.full(5, value, np.int16))
     assert chosen.minimum < value < chosen.maximum
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_the_largest_integers_do_not_wrap_around(kind):
+    filled = Stretch(0, 1e20).from_unit(np.array([0.0, 1.0], np.float32), np.dtype(kind))
+    assert filled[0] == 0
+    assert filled[1] > 0.999 * np.iinfo(kind).max
+
+
+@pytest.mark.parametrize("value", [1e20, -3e38, 2.0**60, 7.0])
+def test_a_stretch_is_found_for_a_scene_of_one_value(value):
+    stretch = automatic_stretch(np.dtype(np.float64), np.full((3, 5), value))
+    assert stretch.minimum < value < stretch.maximum
+
+
+def test_values_too_far_apart_ask_for_a_stretch():
+    with pytest.raises(RequestError, match="give one with --stretch"):
+        automatic_stretch(np.dtype(np.float64), np.array([-1.7e308, 1.7e308]))
