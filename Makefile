@@ -45,6 +45,7 @@ check: $(READY)
 	rm -rf build
 
 $(READY): pyproject.toml
+	@echo "Installing into $(VENV): a few minutes, 2 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -100,16 +100,16 @@ def automatic_stretch(dtype: np.dtype[Any], sample: npt.NDArray[Any]) -> Stretch
     """
     if dtype == np.uint8:
         return Stretch(0, 255)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the ends of float64; found out below
         low, high = np.percentile(sample.astype(np.float64), _AUTO_PERCENTILES)
-    if high <= low:  # a scene of one value: any interval that holds it
-        margin = max(0.5, 1e-3 * abs(low))
-        low, high = low - margin, low + margin
-    with np.errstate(over="ignore"):
+        if high <= low:  # a scene of one value: any interval that holds it
+            margin = max(0.5, 1e-3 * abs(low))
+            low, high = low - margin, low + margin
         maximum = low + (high - low) / GENERATOR_CEILING
     if not np.isfinite([low, maximum]).all():
         raise RequestError(
-            f"values from {low:g} to {high:g} are too far apart to choose a stretch: give one with --stretch"
+            f"values from {sample.min():g} to {sample.max():g} are too far apart to choose a stretch: give one with "
+            "--stretch"
         )
     return Stretch(float(low), float(maximum))
 
