@@ -127,12 +127,6 @@ def psnr(error: Tensor) -> float:
     return min(value, 150.0)  # in this order a NaN stays one
 
 
-def worst(entries: Iterable[dict[str, Any]]) -> tuple[float, float]:
-    """The largest error and the lowest PSNR among entries of the manifest."""
-    listed = list(entries)
-    return max(entry["max_error"] for entry in listed), min(entry["psnr_db"] for entry in listed)
-
-
 def _spread(items: Iterable[T], count: int) -> list[T]:
     """Pick ``count`` items evenly from a stream, holding at most twice as many; repeated where there are fewer."""
     kept: list[T] = []

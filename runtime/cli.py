@@ -186,7 +186,7 @@ def _check_report(path: Path, taken: list[str | Path]) -> None:
 
 def _say_engine(engine: Engine) -> None:
     """Say which engine runs and why, to a person who watches."""
-    if not sys.stderr.isatty():
+    if not _watched():
         return
     reasons = "".join(f"; {name} passed over: {why}" for name, why in engine.passed_over.items())
     print(
@@ -194,10 +194,15 @@ def _say_engine(engine: Engine) -> None:
     )
 
 
+def _watched() -> bool:
+    """Whether a person watches stderr."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def _progress(scene: str) -> Iterator[OnRows | None]:
     """A progress bar on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
+    if not _watched():
         yield None
         return
     columns = (
