@@ -76,25 +76,27 @@ def run(
 ) -> None:
     """Fill the gaps of SCENE and write a GeoTIFF whose valid pixels are untouched."""
     with sentences(COMMAND, debug):
-        options: dict[str, Any] = {
-            "mask": mask,
-            "bands": numbers(bands, "bands"),
-            "stretch": parse_stretch(stretch) if stretch is not None else None,
-            "overlap": overlap,
-            "blend": blend,
-            "reference": reference,
-            "batch": batch,
-        }
-        targets = _destinations(scenes, output)
-        if report_file is not None:
-            _check_report(report_file, [*scenes, *targets, *([mask] if mask else [])])
-        with open_engine(bundle, engine=engine, backend=backend, threads=threads) as opened:
+        with _refusal_as_json(as_json):
+            options: dict[str, Any] = {
+                "mask": mask,
+                "bands": numbers(bands, "bands"),
+                "stretch": parse_stretch(stretch) if stretch is not None else None,
+                "overlap": overlap,
+                "blend": blend,
+                "reference": reference,
+                "batch": batch,
+            }
+            targets = _destinations(scenes, output)
+            if report_file is not None:
+                _check_report(report_file, [*scenes, *targets, *([mask] if mask else [])])
+            opened = open_engine(bundle, engine=engine, backend=backend, threads=threads)
+        with opened:
             _say_engine(opened)
             results, errors, status = _fill_all(scenes, targets, opened, options, as_json, debug)
+        if as_json:
+            _print_json(results, errors)
         if report_file is not None:
             write_report(report_file, results, errors)
-        if as_json:
-            print(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
         if status:
             raise typer.Exit(status)
 
@@ -102,6 +104,21 @@ def run(
 def main() -> None:
     """Entry point."""
     start(app, COMMAND)
+
+
+@contextmanager
+def _refusal_as_json(wanted: bool) -> Iterator[None]:
+    """Where nothing could be begun, say so on stdout too, for the program that reads it."""
+    try:
+        yield
+    except EceaError as error:
+        if wanted:
+            _print_json([], [{"source": "", "message": str(error)}])
+        raise
+
+
+def _print_json(results: list[Result], errors: list[dict[str, str]]) -> None:
+    print(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
 
 
 def _fill_all(

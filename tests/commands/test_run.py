@@ -288,3 +288,12 @@ def _read_all(terminal: int) -> str:
             break
         parts.append(part)
     return b"".join(parts).decode()
+
+
+def test_a_refused_request_is_json_too(run: Run, scene: Path) -> None:
+    done = run("ecea-run", "scene.tif", "--bundle", "absent.ecea", "--json")
+    assert done.status == 2
+    printed = json.loads(done.stdout)
+    assert printed["results"] == []
+    (error,) = printed["errors"]
+    assert done.stderr == f"ecea-run: {error['message']}\n"
