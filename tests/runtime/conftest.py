@@ -18,6 +18,8 @@ from rasterio import Affine
 
 from ecea.runtime import Engine
 from ecea.runtime.bundle import Bundle
+from ecea.runtime.recipe import Recipe
+from ecea.runtime.stretch import Stretch
 
 Tensor = NDArray[np.float32]
 Answer = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -190,3 +192,21 @@ def no_thread_left() -> Iterator[None]:
     while stages() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not stages()
+
+
+@pytest.fixture(scope="session")
+def recipe_of() -> Callable[..., Recipe]:
+    """``recipe_of(grid, **changes)``: a recipe in which values in [0, 1] stand for themselves."""
+
+    def make(grid: Any, **changes: Any) -> Recipe:
+        fields = {
+            "grid": grid,
+            "stretch": Stretch(0, 1),
+            "positions": [0, 1, 2],
+            "every_tile": False,
+            "alpha": None,
+            "to_values": lambda unit, position: unit,
+        }
+        return Recipe(**(fields | changes))
+
+    return make

@@ -1,8 +1,4 @@
-"""From rows to filled rows: what is filled, with what, and with how much memory."""
-
-import threading
-import time
-import tracemalloc
+"""From rows to filled rows: which values are filled, with what, and how tiles are joined."""
 
 import numpy as np
 import pytest
@@ -10,26 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecea.runtime.edges import edge_map
-from ecea.runtime.errors import EceaError
 from ecea.runtime.pipeline import Progress, SceneRows, cut_strips, fill_rows
-from ecea.runtime.recipe import Recipe
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.tiles import BLENDS, covering_grid
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
-
-
-def recipe_of(grid, **changes):
-    """Values in [0, 1] stand for themselves."""
-    fields = {
-        "grid": grid,
-        "stretch": Stretch(0, 1),
-        "positions": [0, 1, 2],
-        "every_tile": False,
-        "alpha": None,
-        "to_values": lambda unit, position: unit,
-    }
-    return Recipe(**(fields | changes))
 
 
 def rows_of(bands, missing, fill, chunk=128):
@@ -87,7 +68,7 @@ def blind_tiles(grid, missing, fill):
 
 @settings(deadline=None, max_examples=60)
 @given(scene=scenes())
-def test_an_engine_that_gives_a_constant_fills_with_it_and_nothing_else_changes(engine_of, scene):
+def test_an_engine_that_gives_a_constant_fills_with_it_and_nothing_else_changes(engine_of, recipe_of, scene):
     grid, missing, fill, chunk, batch, rng = scene
     shape = missing.shape
     bands = rng.random((4, *shape), np.float32)
@@ -105,7 +86,7 @@ def test_an_engine_that_gives_a_constant_fills_with_it_and_nothing_else_changes(
 
 @settings(deadline=None, max_examples=40)
 @given(scene=scenes())
-def test_an_engine_that_echoes_gives_the_scene_back(engine_of, scene):
+def test_an_engine_that_echoes_gives_the_scene_back(engine_of, recipe_of, scene):
     grid, missing, fill, chunk, batch, rng = scene
     bands = rng.random((3, *missing.shape), np.float32)
     echo = engine_of(lambda image, edge, mask: image, grid.size)
@@ -114,7 +95,7 @@ def test_an_engine_that_echoes_gives_the_scene_back(engine_of, scene):
     assert result[:, seen] == pytest.approx(bands[:, seen], abs=2e-6)
 
 
-def test_only_tiles_with_a_gap_are_run_and_each_sees_its_own_place(engine_of):
+def test_only_tiles_with_a_gap_are_run_and_each_sees_its_own_place(engine_of, recipe_of):
     height, width, size = 150, 260, 64
     bands = places(height, width)
     missing = np.zeros((height, width), bool)
@@ -145,7 +126,7 @@ def test_only_tiles_with_a_gap_are_run_and_each_sees_its_own_place(engine_of):
     assert progress.tiles_run == len(ran) == len(expected)
 
 
-def test_the_engine_is_given_what_it_expects(engine_of):
+def test_the_engine_is_given_what_it_expects(engine_of, recipe_of):
     height, width, size = 40, 50, 64
     rng = np.random.default_rng(1)
     values = rng.integers(0, 1000, (3, height, width)).astype(np.uint16)
@@ -175,7 +156,7 @@ def test_the_engine_is_given_what_it_expects(engine_of):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 50])
-def test_batches_are_as_long_as_asked_and_change_nothing(engine_of, batch):
+def test_batches_are_as_long_as_asked_and_change_nothing(engine_of, recipe_of, batch):
     height, width, size = 120, 400, 64
     bands, lengths = places(height, width), []
     missing = np.random.default_rng(0).random((height, width)) < 0.2
@@ -193,7 +174,7 @@ def test_batches_are_as_long_as_asked_and_change_nothing(engine_of, batch):
     assert lengths[: len(of_a_row) * len(grid.rows)] == of_a_row * len(grid.rows)
 
 
-def test_a_tile_without_a_valid_pixel_is_left_and_counted(engine_of):
+def test_a_tile_without_a_valid_pixel_is_left_and_counted(engine_of, recipe_of):
     size = 32
     bands = places(96, 96)
     missing = np.zeros((96, 96), bool)
@@ -209,7 +190,7 @@ def test_a_tile_without_a_valid_pixel_is_left_and_counted(engine_of):
     assert (filled, left) == (missing.sum() - 64 * 32, 64 * 32)
 
 
-def test_one_band_that_stands_for_three_gets_their_mean(engine_of):
+def test_one_band_that_stands_for_three_gets_their_mean(engine_of, recipe_of):
     bands = places(40, 40)[2:]
     missing = np.zeros((40, 40), bool)
     missing[10:20] = True
@@ -222,7 +203,7 @@ def test_one_band_that_stands_for_three_gets_their_mean(engine_of):
     assert result[0, missing] == pytest.approx(0.3)
 
 
-def test_bands_are_filled_in_the_order_they_were_chosen(engine_of):
+def test_bands_are_filled_in_the_order_they_were_chosen(engine_of, recipe_of):
     bands = np.zeros((5, 40, 40), np.float32)
     missing = np.zeros((40, 40), bool)
     missing[10:20] = True
@@ -236,7 +217,7 @@ def test_bands_are_filled_in_the_order_they_were_chosen(engine_of):
 
 
 @pytest.mark.parametrize(("dtype", "opaque"), [("uint8", 255), ("uint16", 65535), ("int16", 32767), ("float32", 255)])
-def test_a_filled_pixel_is_made_opaque(engine_of, dtype, opaque):
+def test_a_filled_pixel_is_made_opaque(engine_of, recipe_of, dtype, opaque):
     missing = np.zeros((40, 40), bool)
     missing[10:20, 5:9] = True
     bands = np.full((4, 40, 40), 9, dtype)
@@ -259,7 +240,7 @@ def steps(filled, borders, axis):
     return step[across].max(), step[~across].max()
 
 
-def uneven_fill(engine_of, overlap, blend, height=320, width=384, size=64):
+def uneven_fill(engine_of, recipe_of, overlap, blend, height=320, width=384, size=64):
     """A scene that is gap but for a few pixels, filled by tiles whose brightness differs; and its grid."""
     missing = np.ones((height, width), bool)
     missing[::30, ::30] = False
@@ -277,8 +258,8 @@ def borders(positions, size):
 
 @pytest.mark.parametrize("overlap", [8, 16, 32])
 @pytest.mark.parametrize("shape", [(300, 400), (320, 384), (67, 75), (193, 150)])
-def test_linear_blending_leaves_no_step_at_tile_borders(engine_of, overlap, shape):
-    filled, grid = uneven_fill(engine_of, overlap, "linear", *shape)
+def test_linear_blending_leaves_no_step_at_tile_borders(engine_of, recipe_of, overlap, shape):
+    filled, grid = uneven_fill(engine_of, recipe_of, overlap, "linear", *shape)
     for axis, positions in enumerate((grid.rows, grid.columns)):
         at_borders, elsewhere = steps(filled, borders(positions, grid.size), axis)
         assert at_borders <= 1.15 * elsewhere
@@ -286,135 +267,12 @@ def test_linear_blending_leaves_no_step_at_tile_borders(engine_of, overlap, shap
 
 
 @pytest.mark.parametrize(("overlap", "blend"), [(0, "linear"), (0, "mean"), (16, "mean")])
-def test_other_blending_shows_its_tile_borders(engine_of, overlap, blend):
-    filled, grid = uneven_fill(engine_of, overlap, blend)
+def test_other_blending_shows_its_tile_borders(engine_of, recipe_of, overlap, blend):
+    filled, grid = uneven_fill(engine_of, recipe_of, overlap, blend)
     for axis, positions in enumerate((grid.rows, grid.columns)):
         at_borders, elsewhere = steps(filled, borders(positions, grid.size), axis)
         assert at_borders > 0.1
         assert elsewhere < 1e-6
-
-
-def long_scene(height, width=64, chunk=128):
-    """Rows of a scene with stripes, made as they are asked for."""
-    for top in range(0, height, chunk):
-        count = min(chunk, height - top)
-        rng = np.random.default_rng(top)
-        bands = rng.integers(1, 1000, (3, count, width)).astype(np.uint16)
-        missing = np.zeros((count, width), bool)
-        missing[::20] = True
-        fill = np.broadcast_to(missing, (3, count, width))
-        yield SceneRows(top, bands, missing, fill, ~fill)
-
-
-def test_memory_does_not_grow_with_the_height_of_the_scene(engine_of):
-    def peak(height):
-        recipe = recipe_of(covering_grid(height, 64, 64, 8), to_values=lambda unit, position: unit.astype(np.uint16))
-        progress = Progress()
-        tracemalloc.start()
-        try:
-            with fill_rows(
-                long_scene(height),
-                engine=engine_of(0.5, 64),
-                recipe=recipe,
-                height=height,
-                width=64,
-                batch=1,
-                progress=progress,
-            ) as parts:
-                assert sum(part.filled for part in parts) == 64 * sum(
-                    -(-min(128, height - top) // 20) for top in range(0, height, 128)
-                )
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    peak(300)  # what is allocated once
-    # Ten times the rows; how full the queues get is chance.
-    assert peak(20_000) < 2.5 * peak(2_000)
-
-
-def test_no_stage_runs_far_ahead_of_one_that_stalls(engine_of):
-    height, size, read = 10_000, 64, []
-
-    def counted():
-        for rows in long_scene(height, chunk=16):
-            read.append(rows.top)
-            yield rows
-
-    recipe = recipe_of(covering_grid(height, 64, size, 0), to_values=lambda unit, position: unit.astype(np.uint16))
-    progress = Progress()
-    with fill_rows(
-        counted(), engine=engine_of(0.5, size), recipe=recipe, height=height, width=64, batch=1, progress=progress
-    ) as parts:
-        next(parts)
-        time.sleep(0.5)  # the consumer stalls
-        # One strip ahead, four items each of edges and inference (half of them strips), one in hand in every stage.
-        assert read[-1] < 12 * size
-
-
-class StageError(Exception):
-    pass
-
-
-class BrokenStretch(Stretch):
-    """Fails in the stage that prepares tiles, at the second strip."""
-
-    calls = 0
-
-    def to_unit(self, values):
-        BrokenStretch.calls += 1
-        if BrokenStretch.calls > 1:
-            raise StageError("edges")
-        return super().to_unit(values)
-
-
-def broken_rows(height):
-    for number, rows in enumerate(long_scene(height)):
-        if number == 2:
-            raise StageError("reading")
-        yield rows
-
-
-@pytest.mark.parametrize("stage", ["reading", "edges", "inference", "blending", "writing"])
-def test_an_error_in_any_stage_ends_all_of_them_and_comes_out(engine_of, stage):
-    height, size, seen = 2_000, 64, []
-
-    def answer(image, edge, mask):
-        seen.append(1)
-        if stage == "inference" and len(seen) == 3:
-            raise StageError("inference")
-        return np.full_like(image, 0.5)
-
-    def to_values(unit, position):
-        if stage == "blending" and len(seen) >= 2:
-            raise StageError("blending")
-        return unit.astype(np.uint16)
-
-    BrokenStretch.calls = 0
-    recipe = recipe_of(
-        covering_grid(height, 64, size, 8),
-        stretch=BrokenStretch(0, 1000) if stage == "edges" else Stretch(0, 1000),
-        to_values=to_values,
-    )
-    rows = broken_rows(height) if stage == "reading" else long_scene(height)
-    # The engine tells what failed as its own error; all else comes as it is.
-    with (
-        pytest.raises(EceaError if stage == "inference" else StageError, match=stage),
-        fill_rows(
-            rows,
-            engine=engine_of(answer, size),
-            recipe=recipe,
-            height=height,
-            width=64,
-            batch=1,
-            progress=Progress(),
-        ) as parts,
-    ):
-        for _ in parts:
-            if stage == "writing":
-                raise StageError("writing")
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ecea-")]
-    assert len(seen) < 20
 
 
 @settings(deadline=None, max_examples=50)
