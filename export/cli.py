@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ecea.runtime.command import Version, new_app, numbers, sentences, start
-from ecea.runtime.errors import RequestError
+from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.stretch import parse_stretch
 
 COMMAND = "ecea-export"
@@ -23,11 +23,23 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="NAME.ecea", help="Bundle; default: CHECKPOINT.ecea here.")
     ] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="fp32 or fp16; repeat for several. Default: both.")] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16 or int8; repeat for several. Default: all three.")
+    ] = None,
     calibrate: Annotated[
         list[str] | None,
-        typer.Option(metavar="SCENE", help="Scene with gaps to compare the engines on; default: a built-in one."),
+        typer.Option(
+            metavar="SCENE",
+            help="Scene with gaps, to calibrate INT8 and to compare the engines on; repeat for "
+            "several. Default: a built-in, synthetic one.",
+        ),
     ] = None,
+    int8_target_db: Annotated[
+        float, typer.Option(metavar="DB", help="Accuracy of INT8 over missing pixels, against PyTorch.")
+    ] = 45.0,
+    allow_below_target: Annotated[
+        bool, typer.Option("--allow-below-target", help="Do not fail where INT8 stays below it.")
+    ] = False,
     mask: Annotated[str, typer.Option(metavar="nodata|zero|qa", help="Where the gaps of these scenes are.")] = "nodata",
     bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of these scenes.")] = "1,2,3",
     stretch: Annotated[
@@ -49,7 +61,8 @@ def export(
         }
         heads = numbers(num_heads, "heads")
         try:
-            from ecea.export.exporter import ENGINES, export_bundle
+            from ecea.export.exporter import ENGINES, below_target, export_bundle
+            from ecea.export.table import print_engines
         except ImportError as error:
             raise RequestError(
                 f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
@@ -61,10 +74,17 @@ def export(
             scenes=[Path(scene) for scene in calibrate or []],
             scene_options=options,
             num_heads=heads,
+            int8_target_db=int8_target_db,
             say=_say,
         )
+        print_engines(bundle)
         size = sum(path.stat().st_size for path in bundle.path.iterdir())
         _say(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB")
+        shortfall = below_target(bundle)
+        if shortfall and not allow_below_target:
+            raise EceaError(shortfall)
+        if shortfall:
+            _say(f"warning     {shortfall}")
 
 
 def main() -> None:

@@ -8,27 +8,29 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from ecea.export.forms import Form, build, forms
-from ecea.export.parity import Tiles, compare, parity_tiles, reference
+from ecea.calibration import Calibration, Source, choose_tiles
+from ecea.calibration.tiles import tile_hash
+from ecea.export.checking import Checker
+from ecea.export.forms import Built, build, forms
+from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
+from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
 from ecea.export.passes import optimize
+from ecea.export.say import Say
 from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError, Generator, load_generator
-from ecea.runtime.backends import BACKENDS
 from ecea.runtime.bundle import MANIFEST_NAME, SCHEMA_VERSION, SUFFIX, Bundle, BundleFile, EngineRecord, read_bundle
-from ecea.runtime.engine import usable_processors
-from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
+from ecea.runtime.errors import EceaError, RequestError
 
-ENGINES = ("fp32", "fp16")
+ENGINES = ("fp32", "fp16", "int8")
 
-Say = Callable[[str], None]
+# Tiles that the ranges of activations are measured on.
+CALIBRATION_TILES = 16
 
 
 def export_bundle(
@@ -39,6 +41,7 @@ def export_bundle(
     scenes: Sequence[Path] = (),
     scene_options: dict[str, Any] | None = None,
     num_heads: Sequence[int] | None = None,
+    int8_target_db: float = DEFAULT_TARGET_DB,
     say: Say = lambda _: None,
 ) -> Bundle:
     """Export a checkpoint: every engine is compared with PyTorch before the bundle appears.
@@ -47,17 +50,21 @@ def export_bundle(
         checkpoint: a generator's state dict, ``.pth`` or ``.safetensors``.
         destination: the bundle, ``NAME.ecea``; None: named after the checkpoint, in the current directory.
         engines: of ``ENGINES``.
-        scenes: rasters with gaps whose tiles the engines are compared on; none: the built-in sample scene.
+        scenes: rasters with gaps, to calibrate INT8 and to compare the engines on; none: the built-in sample scene.
         scene_options: how to read them, as for :func:`ecea.runtime.inpaint`: ``bands``, ``mask``, ``stretch``.
         num_heads: attention heads at each level, where the checkpoint's widths do not tell.
+        int8_target_db: how close INT8 has to come to PyTorch over missing pixels: PSNR in dB, on a range of 1.
         say: called with a line for each step.
 
+    Returns:
+        The bundle. Where INT8 stays below its target (:func:`below_target`), it holds the best that was found.
+
     Raises:
-        RequestError: where the checkpoint, the scenes or the destination are wrong.
+        RequestError: where the checkpoint, the scenes, an option or the destination are wrong.
         EceaError: where an engine fails to build, to load or to match PyTorch; no bundle is written.
     """
     target = destination or Path(f"{checkpoint.stem}{SUFFIX}")
-    _check_request(checkpoint, target, engines)
+    _check_request(checkpoint, target, engines, int8_target_db)
     try:
         generator = load_generator(checkpoint, num_heads=num_heads)
     except CheckpointError as error:
@@ -72,16 +79,24 @@ def export_bundle(
         f"checkpoint  {checkpoint}: {_count_parameters(generator) / 1e6:.2f} M parameters, "
         f"tiles of {config.img_size} px"
     )
-    tiles = parity_tiles(scenes, config.img_size, scene_options or {})
+    with tile_sources(scenes, config.img_size, scene_options or {}) as sources:
+        tiles = parity_tiles(sources)
+        calibration = _calibrate(sources, tiles, say) if "int8" in engines else None
     expected = reference(generator, tiles)
     say(f"reference   PyTorch on {len(tiles.image)} tiles of {tiles.source}")
     model = trace(generator)
     optimize(model)
     say("traced      to ONNX")
     with _whole_or_nothing(target) as folder:
-        records = [
-            record for engine in engines for record in _build_engine(engine, model, folder, tiles, expected, say)
-        ]
+        check = Checker(folder, generator, tiles, expected, say)
+        records = []
+        for engine in engines:
+            if engine == "int8" and calibration is not None:
+                with Int8Builder(model, calibration, tiles, expected["out"], int8_target_db, say) as builder:
+                    records += _write(engine, builder.build(), folder, check)
+            else:
+                made = (Built(form, build(form, model)) for form in forms(engine))
+                records += _write(engine, made, folder, check)
         manifest = {
             "schema": SCHEMA_VERSION,
             "configuration": dataclasses.asdict(config),
@@ -90,45 +105,63 @@ def export_bundle(
             "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
             "engines": [dataclasses.asdict(record) for record in records],
             "parity_tiles": {"count": len(tiles.image), "source": tiles.source, "sha256": _hash_tiles(tiles)},
+            "calibration": _describe_calibration(calibration),
             "made_with": _versions(),
         }
         (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
     return read_bundle(target)
 
 
-def _build_engine(
-    engine: str, model: ir.Model, folder: Path, tiles: Tiles, expected: dict[str, Any], say: Say
-) -> Iterator[EngineRecord]:
+def _calibrate(sources: Sequence[Source], tiles: Tiles, say: Say) -> Calibration:
+    """Choose the tiles for INT8, others than those that it will be measured on where there are others."""
+    measured_on = {tile_hash(*(part[0] for part in tiles.one(i))) for i in range(len(tiles.image))}
+    calibration = choose_tiles(sources, CALIBRATION_TILES, but=measured_on)
+    say(f"calibration {len(calibration.feeds)} tiles of {tiles.source}")
+    if any(record.sha256 in measured_on for record in calibration.records):
+        say("warning     INT8 is measured on the tiles that it is calibrated on: name more or larger scenes")
+    if tiles.synthetic:
+        say("warning     these are synthetic: name scenes of your own with --calibrate for an INT8 engine to rely on")
+    return calibration
+
+
+def _write(engine: str, made: Iterable[Built], folder: Path, check: Checker) -> list[EngineRecord]:
     """Write the files of one engine, run each on every backend that loads, and record what was measured."""
+    written = []
     with SharedWeights(folder / f"generator.{engine}.weights") as weights:
-        made = list(forms(engine))
-        for form in made:
-            weights.save(build(form, model), folder / form.file_name)
+        for built in made:
+            weights.save(built.model, folder / built.form.file_name)
+            written.append((built.form, built.record))
     shared = _describe_file(weights.path)
-    for form in made:
-        parity = tuple(_check(form, folder, tiles, expected, say))
-        yield EngineRecord(engine, form.backends, (_describe_file(folder / form.file_name), shared), parity)
+    records = []
+    for form, quantization in written:
+        parity, arithmetic = check(form, quantization)
+        files = (_describe_file(folder / form.file_name), shared)
+        records.append(EngineRecord(engine, form.backends, files, parity, arithmetic, quantization))
+    return records
 
 
-def _check(form: Form, folder: Path, tiles: Tiles, expected: dict[str, Any], say: Say) -> Iterator[dict[str, Any]]:
-    for backend in form.checked_on:
-        where = f"{form.file_name} on {backend}"
-        try:
-            session = BACKENDS[backend].load(folder / form.file_name, usable_processors())
-        except BackendUnavailable as error:
-            say(f"{form.engine:<11} {where}: not compared, {error}")
-            continue
-        entries = list(compare(session, form.engine, where, tiles, expected))
-        session.close()
-        for entry in entries:
-            say(
-                f"{form.engine:<11} {where}: '{entry['output']}' within {entry['max_error']:.1e} of PyTorch "
-                f"({entry['psnr_db']:.0f} dB)"
-            )
-            yield {"backend": backend, **entry}
+def below_target(bundle: Bundle) -> str | None:
+    """Say which INT8 engines are less accurate than was asked for; None where all are as good."""
+    missed = [
+        f"{quantization['reached_db']:.1f} dB for {', '.join(record.backends)}"
+        for record in bundle.engines
+        if (quantization := record.quantization) and quantization["reached_db"] < quantization["target_db"]
+    ]
+    if not missed:
+        return None
+    target = next(record.quantization["target_db"] for record in bundle.engines if record.quantization)
+    return (
+        f"{bundle.path}: int8 reaches {'; '.join(missed)}, {target:g} dB were asked for: the bundle is written with "
+        "the best that was found; accept it with --allow-below-target, ask for less with --int8-target-db, or "
+        "calibrate on more scenes"
+    )
 
 
-def _check_request(checkpoint: Path, target: Path, engines: Sequence[str]) -> None:
+def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], target_db: float) -> None:
+    if not 0 < target_db <= 100:
+        raise RequestError(
+            f"a target of {target_db:g} dB for int8 is impossible: expected above 0, up to 100; 45 is usual"
+        )
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown or not engines:
         raise RequestError(
@@ -185,6 +218,12 @@ def _describe_file(path: Path) -> BundleFile:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _describe_calibration(calibration: Calibration | None) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    return {"seed": calibration.seed, "tiles": [dataclasses.asdict(record) for record in calibration.records]}
 
 
 def _hash_tiles(tiles: Tiles) -> str:

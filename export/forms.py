@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass, NameFixPass, ShapeInferencePass
 
-from ecea.export.passes import FOR_BACKEND, optimize
+from ecea.calibration import CHAINED, SYMMETRIC, UNSIGNED, Style
+from ecea.export.passes import FLOATING, FOR_BACKEND, FOR_BACKEND_QUANTIZED, optimize
 from ecea.export.precision import half_compute, half_storage
 
 
@@ -18,13 +20,15 @@ class Form:
         engine: the precision.
         backends: what the file is for.
         checked_on: the backends that it is run on, where they load, before the bundle exists.
-        tune: what is done to the FP32 model, in place.
+        tune: what is done to the optimized model, or for ``int8`` to the quantized one, in place.
+        style: how it is quantized; None for the other engines.
     """
 
     engine: str
     backends: tuple[str, ...]
     checked_on: tuple[str, ...]
     tune: Callable[[ir.Model], None]
+    style: Style | None = None
 
     @property
     def file_name(self) -> str:
@@ -33,36 +37,79 @@ class Form:
         return f"generator.{self.engine}{own}.onnx"
 
 
+@dataclass(frozen=True)
+class Built:
+    """A form that is ready to be saved.
+
+    Attributes:
+        form: which one.
+        model: the model.
+        record: how it was quantized, for the manifest; None where it was not.
+    """
+
+    form: Form
+    model: ir.Model
+    record: dict[str, Any] | None = None
+
+
 def forms(engine: str) -> tuple[Form, ...]:
-    """The forms of one engine, ``fp32`` or ``fp16``.
+    """The forms of one engine, ``fp32``, ``fp16`` or ``int8``.
 
     The general form keeps attention as one node, for backends with a kernel for it; it is checked on ONNX Runtime's
     CPU provider, which inlines the node's body.
     """
+    if engine == "int8":
+        return (
+            Form(engine, ("openvino",), ("openvino",), _quantized("openvino"), UNSIGNED),
+            Form(engine, ("cpu",), ("cpu",), _quantized("cpu"), CHAINED),
+            Form(engine, ("tensorrt", "cuda"), ("cpu",), _as_it_is, SYMMETRIC),
+        )
     half = engine == "fp16"
     return (
-        Form(engine, ("tensorrt", "cuda"), ("cpu",), half_compute if half else _unchanged),
+        Form(engine, ("tensorrt", "cuda"), ("cpu",), _general(half)),
         Form(engine, ("openvino",), ("openvino",), _for_backend("openvino", half)),
         Form(engine, ("cpu",), ("cpu",), _for_backend("cpu", half)),
     )
 
 
-def build(form: Form, optimized: ir.Model) -> ir.Model:
-    """Derive the model of a form from the optimized FP32 model, which stays as it is."""
-    model = optimized.clone()
+def build(form: Form, source: ir.Model) -> ir.Model:
+    """Derive the model of a form from the optimized or quantized model, which stays as it is."""
+    model = source.clone()
     form.tune(model)
-    for finish in (ShapeInferencePass(), NameFixPass(), ClearMetadataAndDocStringPass()):
-        finish(model)
+    finish(model)
     return model
 
 
-def _unchanged(model: ir.Model) -> None:
-    """FP32 as it is."""
+def finish(model: ir.Model) -> None:
+    """Infer shapes, make names unique and drop what only the exporter's developers read, in place."""
+    for step in (ShapeInferencePass(), NameFixPass(), ClearMetadataAndDocStringPass()):
+        step(model)
+
+
+def _as_it_is(model: ir.Model) -> None:
+    """Nothing to do."""
+
+
+def _quantized(backend: str) -> Callable[[ir.Model], None]:
+    def tune(model: ir.Model) -> None:
+        optimize(model, FOR_BACKEND_QUANTIZED[backend])
+        InlinePass()(model)
+
+    return tune
+
+
+def _general(half: bool) -> Callable[[ir.Model], None]:
+    def tune(model: ir.Model) -> None:
+        optimize(model, FLOATING)
+        if half:
+            half_compute(model)
+
+    return tune
 
 
 def _for_backend(backend: str, half: bool) -> Callable[[ir.Model], None]:
     def tune(model: ir.Model) -> None:
-        optimize(model, FOR_BACKEND[backend])
+        optimize(model, (*FLOATING, *FOR_BACKEND[backend]))
         InlinePass()(model)
         if half:
             half_storage(model)

@@ -42,13 +42,17 @@ class EngineRecord:
         engine: the precision, ``fp32``, ``fp16`` or ``int8``.
         backends: the backends that this form is for.
         files: the model first, then what it refers to.
-        parity: what was measured against PyTorch at export, one entry for each backend and output.
+        parity: what was measured against PyTorch at export, one entry for each backend, arithmetic and output.
+        arithmetic: what it may compute in: what the export has measured and found good, the fastest first.
+        quantization: how it was quantized and what that costs; None where it was not.
     """
 
     engine: str
     backends: tuple[str, ...]
     files: tuple[BundleFile, ...]
     parity: tuple[Mapping[str, Any], ...] = ()
+    arithmetic: tuple[str, ...] = ("f32",)
+    quantization: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,8 @@ def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
         backends=tuple(map(str, entry["backends"])),
         files=files,
         parity=tuple(entry.get("parity", ())),
+        arithmetic=tuple(map(str, entry.get("arithmetic", ("f32",)))),
+        quantization=entry.get("quantization"),
     )
 
 

@@ -1,6 +1,7 @@
 """Opening an engine of a bundle on a backend of this machine."""
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -9,7 +10,9 @@ import numpy.typing as npt
 
 from ecea.runtime.backends import BACKENDS, Session
 from ecea.runtime.backends.layers import LayerTime
-from ecea.runtime.bundle import Bundle, check_files, find_bundle, read_bundle
+from ecea.runtime.backends.settings import Settings
+from ecea.runtime.bundle import Bundle, EngineRecord, check_files, find_bundle, read_bundle
+from ecea.runtime.cache import cache_folder
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
 
 ENGINES = ("fp32", "fp16", "int8")
@@ -25,7 +28,9 @@ class Engine:
         found: why that bundle: ``named``, ``$ECEA_BUNDLE``, or what else.
         engine: the precision, ``fp32``, ``fp16`` or ``int8``.
         backend: what runs it.
+        arithmetic: what it computes in, but for layers that are quantized: ``f32`` or ``bf16``.
         threads: on how many threads it computes.
+        streams: how many tiles of a batch it computes at once.
         passed_over: for ``auto``, backend -> why it was not taken.
     """
 
@@ -38,14 +43,18 @@ class Engine:
         engine: str,
         backend: str,
         threads: int = 1,
+        streams: int = 1,
         passed_over: dict[str, str] | None = None,
     ) -> None:
         self._session: Session | None = session
+        self._workers = ThreadPoolExecutor(streams, thread_name_prefix="stream")
         self.bundle = bundle
         self.found = found
         self.engine = engine
         self.backend = backend
+        self.arithmetic = session.arithmetic
         self.threads = threads
+        self.streams = streams
         self.passed_over = passed_over or {}
 
     @property
@@ -68,6 +77,20 @@ class Engine:
             RequestError: where a shape or dtype is not as above.
             EceaError: where the engine is closed, the backend fails, or what it gives is not finite.
         """
+        parts = min(self.streams, len(image)) or 1
+        inputs = (np.array_split(x, parts) for x in (image, edge, mask))
+        started = [self.submit(*part) for part in zip(*inputs, strict=True)]
+        outs, out_edges = zip(*(future.result() for future in started), strict=True)
+        return np.concatenate(outs), np.concatenate(out_edges)
+
+    def submit(self, image: Tensor, edge: Tensor, mask: Tensor) -> Future[tuple[Tensor, Tensor]]:
+        """Start to inpaint a batch of tiles on one stream; ``submit(...).result()`` is what :meth:`infer` gives.
+
+        Batches run in the order in which they are submitted, as many at once as there are streams.
+
+        Raises:
+            RequestError: as :meth:`infer`, at once; what else may go wrong is raised by the result.
+        """
         if self._session is None:
             raise EceaError(f"{self.bundle.path}: the engine is closed: open it again")
         size, batch = self.tile_size, len(image)
@@ -77,10 +100,13 @@ class Engine:
                     f"'{name}' is {tensor.dtype} of shape {tensor.shape}, expected float32 of shape "
                     f"({batch or 'B'}, {channels}, {size}, {size})"
                 )
+        return self._workers.submit(self._run, self._session, image, edge, mask)
+
+    def _run(self, session: Session, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         try:
-            out, out_edge = self._session.infer(image, edge, mask)
+            out, out_edge = session.infer(image, edge, mask)
         except Exception as error:  # the backends' exceptions share no base class
-            raise EceaError(f"{self.bundle.path}: {self.backend} failed on a batch of {batch}: {error}") from error
+            raise EceaError(f"{self.bundle.path}: {self.backend} failed on a batch of {len(image)}: {error}") from error
         if not np.isfinite(out).all():
             raise EceaError(
                 f"{self.bundle.path}: the {self.engine} engine gave values that are not finite on {self.backend}, "
@@ -94,10 +120,12 @@ class Engine:
         if record is None:
             raise EceaError(f"{self.bundle.path}: holds no {self.engine} engine for {self.backend}")
         model = check_files(self.bundle, record)
-        return BACKENDS[self.backend].layer_times(model, self.threads, (image, edge, mask))
+        settings = _settings(record, self.threads, streams=1)
+        return BACKENDS[self.backend].layer_times(model, settings, (image, edge, mask))
 
     def close(self) -> None:
         """Release the engine; closing twice is harmless."""
+        self._workers.shutdown(cancel_futures=True)
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -117,14 +145,19 @@ def open_engine(
     engine: str = "fp32",
     backend: str = "auto",
     threads: int | None = None,
+    streams: int = 1,
 ) -> Engine:
     """Open an engine.
+
+    What the backend compiles is kept for the next start (:mod:`ecea.runtime.cache`).
 
     Args:
         bundle: path of the bundle; None looks it up as the commands do (:func:`ecea.runtime.bundle.find_bundle`).
         engine: ``fp32``, ``fp16`` or ``int8``.
         backend: ``openvino`` or ``cpu``; ``auto`` takes the first that loads. A backend named never falls back.
         threads: threads that the backend computes on; None: the processors that this process may use.
+        streams: tiles of a batch that OpenVINO computes at once, each on its share of the threads. One gives the
+            shortest wait for a tile, several the most tiles a second, if batches hold as many.
 
     Raises:
         RequestError: where there is no such bundle, engine or backend, or a file of the bundle is damaged.
@@ -139,13 +172,15 @@ def open_engine(
     if engine not in contents.engine_names:
         raise RequestError(
             f"{path}: holds no {engine} engine, only {', '.join(contents.engine_names)}: choose one of these, or "
-            "a bundle that was exported with it"
+            f"export it with 'ecea-export CHECKPOINT --engine {engine}'"
         )
     threads = threads or usable_processors()
+    if not 1 <= streams <= threads:
+        raise RequestError(f"{streams} streams cannot share {threads} threads: expected 1 to {threads}")
     passed_over: dict[str, str] = {}
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
-            session = _load(contents, engine, name, threads)
+            session = _load(contents, engine, name, threads, streams)
         except RequestError:
             raise
         except EceaError as error:
@@ -154,7 +189,14 @@ def open_engine(
             passed_over[name] = str(error)
             continue
         return Engine(
-            session, bundle=contents, found=found, engine=engine, backend=name, threads=threads, passed_over=passed_over
+            session,
+            bundle=contents,
+            found=found,
+            engine=engine,
+            backend=name,
+            threads=threads,
+            streams=streams,
+            passed_over=passed_over,
         )
     reasons = "; ".join(f"{name}: {why}" for name, why in passed_over.items())
     raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --backend")
@@ -167,9 +209,13 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _load(bundle: Bundle, engine: str, backend: str, threads: int) -> Session:
+def _settings(record: EngineRecord, threads: int, streams: int) -> Settings:
+    return Settings(threads, streams, record.arithmetic, cache_folder())
+
+
+def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int) -> Session:
     record = bundle.record(engine, backend)
     if record is None:
         raise BackendUnavailable(f"the bundle holds no {engine} engine for it")
     model: Path = check_files(bundle, record)
-    return BACKENDS[backend].load(model, threads)
+    return BACKENDS[backend].load(model, _settings(record, threads, streams))

@@ -27,6 +27,7 @@ _ROWS_AT_ONCE = 128
 
 DEFAULT_BATCH = 1
 
+Tensor = npt.NDArray[np.float32]
 OnRows = Callable[[int, int, Progress], None]
 
 
@@ -46,7 +47,7 @@ class Result:
         pixels_collar: missing pixels outside the swath, left as they were.
         seconds: stage -> seconds of work in it; stages overlap, so they add up to more than ``total``.
         stretch: the values that stand for 0 and 1, and the gamma.
-        engine, backend: what ran.
+        engine, backend, arithmetic: what ran, and what it computed in but for layers that are quantized.
         passed_over: backend -> why ``auto`` did not take it.
         bundle, bundle_sha256: the bundle's path and the hash of its manifest.
     """
@@ -66,6 +67,7 @@ class Result:
     stretch: tuple[float, float, float]
     engine: str
     backend: str
+    arithmetic: str
     passed_over: dict[str, str]
     bundle: str
     bundle_sha256: str
@@ -102,7 +104,7 @@ def inpaint(
         blend: ``linear`` or ``mean``, how they are averaged there.
         reference: reproduce the published application on an 8-bit scene: its tiles, mean blending, ``mask="zero"``,
             values ``floor(255 v)``, and the whole generated image written, valid pixels too.
-        batch: tiles that the engine is given at once.
+        batch: tiles that a stream of the engine is given at once.
         on_rows: called from this thread with the rows done so far, the rows of the scene, and the progress.
 
     Raises:
@@ -145,6 +147,7 @@ def inpaint(
             stretch=(recipe.stretch.minimum, recipe.stretch.maximum, recipe.stretch.gamma),
             engine=engine.engine,
             backend=engine.backend,
+            arithmetic=engine.arithmetic,
             passed_over=engine.passed_over,
             bundle=str(engine.bundle.path),
             bundle_sha256=engine.bundle.sha256,
@@ -230,7 +233,7 @@ def scene_tiles(
     bands: Sequence[int] = DEFAULT_BANDS,
     mask: str = "nodata",
     stretch: Stretch | Sequence[float] | None = None,
-) -> Iterator[tuple[npt.NDArray[np.float32], ...]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the tiles of a scene that an engine would be given, those with a gap, from the top.
 
     Args:

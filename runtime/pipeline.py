@@ -5,7 +5,9 @@ puts them into threads of their own.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,15 +151,46 @@ def prepare_tiles(
 def infer_tiles(
     items: Iterator[TileBatch | Strip], engine: Engine, progress: Progress
 ) -> Iterator[FilledBatch | Strip]:
-    """Run the engine on each batch; strips pass through."""
-    for item in items:
-        if isinstance(item, Strip):
-            yield item
-            continue
-        with progress.timed("inference"):
-            out, _ = engine.infer(item.image, item.edge, item.mask)
-        progress.tiles_run += len(item.columns)
-        yield FilledBatch(item.columns, out)
+    """Run the engine on each batch, as many at once as it has streams; strips pass through, in order."""
+    pending: deque[_Started | Strip] = deque()
+    try:
+        for item in items:
+            pending.append(item if isinstance(item, Strip) else _start(item, engine))
+            # One more is started than there are streams, so that none has to wait for this thread.
+            while pending and (isinstance(pending[0], Strip) or _count(pending) > engine.streams):
+                yield _finish(pending.popleft(), progress)
+        while pending:
+            yield _finish(pending.popleft(), progress)
+    finally:
+        for left in pending:
+            if isinstance(left, _Started):
+                left.result.cancel()
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A batch that the engine has been given."""
+
+    columns: tuple[int, ...]
+    result: Future[tuple[Tensor, Tensor]]
+
+
+def _start(batch: TileBatch, engine: Engine) -> _Started:
+    return _Started(batch.columns, engine.submit(batch.image, batch.edge, batch.mask))
+
+
+def _count(pending: deque[_Started | Strip]) -> int:
+    return sum(isinstance(item, _Started) for item in pending)
+
+
+def _finish(item: _Started | Strip, progress: Progress) -> FilledBatch | Strip:
+    """Wait for the engine, where that is what this item needs."""
+    if isinstance(item, Strip):
+        return item
+    with progress.timed("inference"):
+        out, _ = item.result.result()
+    progress.tiles_run += len(item.columns)
+    return FilledBatch(item.columns, out)
 
 
 def blend_strips(

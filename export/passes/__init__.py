@@ -1,7 +1,8 @@
 """Exact rewrites of the exported graph: the same function in exact arithmetic, in fewer or better-suited operations.
 
 Each pass is a function ``pass_(model) -> int`` that changes the model in place and returns in how many places.
-``PASSES`` serve every backend, ``FOR_BACKEND`` are what one of them wants in addition; ``optimize`` runs them.
+``PASSES`` serve every engine and backend, ``FLOATING`` and ``QUANTIZED`` one kind of engine, ``FOR_BACKEND`` and
+``FOR_BACKEND_QUANTIZED`` one backend's engines of either kind; ``optimize`` runs them.
 
 Not here: BatchNorm is folded by the exporter's optimizer, and the identity clip of expectation attention is never
 exported (``ecea.kernels.eager`` says why).
@@ -29,6 +30,7 @@ from ecea.export.passes.token_mixing import (
     fold_position_embedding,
     reassociate_patch_embedding,
     split_token_mixing,
+    weights_on_the_right,
 )
 from ecea.export.passes.upsampling import upsampling_to_transposed_convolution
 from ecea.export.passes.winograd import convolution_by_winograd, row_convolution_before_interleaving
@@ -41,7 +43,6 @@ PASSES: tuple[Pass, ...] = (
     tanh_to_sigmoid,
     final_convolution_at_half_size,
     split_final_convolution,
-    upsampling_to_transposed_convolution,
     split_token_mixing,
     fold_position_embedding,
     reassociate_patch_embedding,
@@ -53,7 +54,13 @@ PASSES: tuple[Pass, ...] = (
     fold_edge_bias,
 )
 
-# For processors in FP32, where it was measured to pay; not tried with INT8 or on a GPU.
+# A transposed convolution takes fewer products; but runtimes have an integer form of the plain one alone.
+FLOATING: tuple[Pass, ...] = (upsampling_to_transposed_convolution,)
+
+QUANTIZED: tuple[Pass, ...] = (weights_on_the_right,)
+
+# For processors in FP32, where it was measured to pay; not with INT8, whose products are cheaper than the additions
+# that the scheme takes in their place; not tried on a GPU.
 WINOGRAD: tuple[Pass, ...] = (convolution_by_winograd, row_convolution_before_interleaving)
 
 FOR_BACKEND: dict[str, tuple[Pass, ...]] = {
@@ -61,6 +68,9 @@ FOR_BACKEND: dict[str, tuple[Pass, ...]] = {
     # Its CPU plugin makes one kernel of the attention node's function body, and of GELU, by itself.
     "openvino": WINOGRAD,
 }
+
+
+FOR_BACKEND_QUANTIZED: dict[str, tuple[Pass, ...]] = {"cpu": (attention_as_multihead, fuse_gelu), "openvino": ()}
 
 
 def optimize(model: ir.Model, passes: Sequence[Pass] = PASSES) -> dict[str, int]:

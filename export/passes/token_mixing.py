@@ -94,6 +94,24 @@ def reassociate_patch_embedding(model: ir.Model) -> int:
     return apply(model, RewriteRule(embedded_first, mixed_first, is_smaller))
 
 
+def weights_on_the_right(model: ir.Model) -> int:
+    """``W x = (x^T W^T)^T``: runtimes have an integer product for weights on the right alone."""
+
+    def on_the_left(op: RewriterContext, w: ir.Value, x: ir.Value) -> ir.Value:
+        return op.MatMul(w, x)
+
+    def is_token_map(context: object, w: ir.Value, x: ir.Value, **_: object) -> bool:
+        matrix = constant(w)
+        rank = len(x.shape) if x.shape is not None else None
+        return matrix is not None and matrix.ndim == 2 and constant(x) is None and rank == 3
+
+    def on_the_right(op: RewriterContext, w: ir.Value, x: ir.Value) -> ir.Value:
+        mixed = op.MatMul(op.Transpose(x, perm=[0, 2, 1]), derived(op, w, "transposed", weights(w).T))
+        return op.Transpose(mixed, perm=[0, 2, 1])
+
+    return apply(model, RewriteRule(on_the_left, on_the_right, is_token_map))
+
+
 def _static_size(image: ir.Value) -> tuple[int, int] | None:
     """Height and width of a (B, C, H, W) value, where they are known."""
     if image.shape is None or len(image.shape) != 4:

@@ -1,7 +1,7 @@
 """What runs an engine. A backend is one module with two functions.
 
-``load(model, threads)`` returns a :class:`Session`, or raises ``BackendUnavailable`` with the reason.
-``layer_times(model, threads, inputs)`` runs the model once and says how long each of its operators took.
+``load(model, settings)`` returns a :class:`Session`, or raises ``BackendUnavailable`` with the reason.
+``layer_times(model, settings, inputs)`` runs the model once and says how long each of its operators took.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,27 @@ import numpy.typing as npt
 
 from ecea.runtime.backends import cpu, openvino
 from ecea.runtime.backends.layers import Inputs, LayerTime
+from ecea.runtime.backends.settings import Settings
+
+__all__ = ["BACKENDS", "Backend", "Session", "Settings"]
 
 Tensor = npt.NDArray[np.float32]
 
 
 class Session(Protocol):
-    """A model that is loaded and ready to run."""
+    """A model that is loaded and ready to run.
+
+    Attributes:
+        arithmetic: what it computes in, but for layers that are quantized: ``f32`` or ``bf16``.
+    """
+
+    arithmetic: str
 
     def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S), (B, 1, S, S), (B, 1, S, S) -> (B, 3, S, S), (B, 1, S, S); the caller owns the result."""
+        """Compute (B, 3, S, S), (B, 1, S, S), (B, 1, S, S) -> (B, 3, S, S), (B, 1, S, S); the caller owns the result.
+
+        As many threads may be in here at once as the session has streams.
+        """
 
     def close(self) -> None:
         """Release what the backend holds."""
@@ -32,8 +44,8 @@ class Session(Protocol):
 class Backend:
     """How to use one backend; see the module's own text."""
 
-    load: Callable[[Path, int], Session]
-    layer_times: Callable[[Path, int, Inputs], list[LayerTime]]
+    load: Callable[[Path, Settings], Session]
+    layer_times: Callable[[Path, Settings, Inputs], list[LayerTime]]
 
 
 # In the order in which ``auto`` tries them.

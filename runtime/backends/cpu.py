@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecea.runtime.backends.layers import Inputs, LayerTime
+from ecea.runtime.backends.settings import Settings
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]
@@ -17,7 +18,13 @@ _KERNEL = "_kernel_time"
 
 
 class CpuSession:
-    """One ONNX Runtime session on the CPU."""
+    """One ONNX Runtime session on the CPU.
+
+    Attributes:
+        arithmetic: what it computes in, but for layers that are quantized.
+    """
+
+    arithmetic = "f32"
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -30,15 +37,16 @@ class CpuSession:
         self._session = None
 
 
-def load(model: Path, threads: int) -> CpuSession:
-    """Load an ONNX model to run on ``threads`` threads."""
-    return CpuSession(_create(model, threads))
+def load(model: Path, settings: Settings) -> CpuSession:
+    """Load an ONNX model."""
+    # Runs may overlap; each computes on the threads of the session and on the one that calls it.
+    return CpuSession(_create(model, settings.threads // settings.streams))
 
 
-def layer_times(model: Path, threads: int, inputs: Inputs) -> list[LayerTime]:
+def layer_times(model: Path, settings: Settings, inputs: Inputs) -> list[LayerTime]:
     """Time each operator of a model that is loaded once more, to count."""
     with tempfile.TemporaryDirectory() as folder:
-        session = _create(model, threads, profile=f"{folder}/layers")
+        session = _create(model, settings.threads, profile=f"{folder}/layers")
         runner = CpuSession(session)
         for _ in range(2):  # the first run allocates
             runner.infer(*inputs)

@@ -5,7 +5,10 @@ runs as well on AMD's.
 """
 
 import importlib
+import queue
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,39 +17,63 @@ import numpy as np
 import numpy.typing as npt
 
 from ecea.runtime.backends.layers import Inputs, LayerTime
+from ecea.runtime.backends.settings import Settings
+from ecea.runtime.cache import entry_for
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]
 
-# float32 throughout: the plugin's own choice would be bfloat16 on processors that have it, which costs
-# accuracy, and where only emulated is 13 times slower.
-_PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+FLOAT32, BFLOAT16 = "f32", "bf16"
+
+# What Linux calls the instructions that multiply bfloat16 in hardware. Where they are only emulated it is 13 times
+# slower than float32.
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 class OpenVinoSession:
-    """One infer request of a model compiled for the CPU."""
+    """A model compiled for the CPU, and one infer request for each of its streams.
 
-    def __init__(self, request: Any) -> None:
-        self._request = request
+    Attributes:
+        arithmetic: what it computes in, but for layers that are quantized.
+    """
+
+    def __init__(self, requests: Sequence[Any], arithmetic: str = FLOAT32) -> None:
+        self.arithmetic = arithmetic
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for request in requests:
+            self._idle.put(request)
 
     def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        results = self._request.infer({"image": image, "edge": edge, "mask": mask}, share_inputs=True)
-        # The request writes into the same memory next time.
-        return np.array(results["out"]), np.array(results["out_edge"])
+        request = self._idle.get()
+        try:
+            results = request.infer({"image": image, "edge": edge, "mask": mask}, share_inputs=True)
+            # The request writes into the same memory next time.
+            return np.array(results["out"]), np.array(results["out_edge"])
+        finally:
+            self._idle.put(request)
 
     def close(self) -> None:
-        self._request = None
+        self._idle = queue.SimpleQueue()
 
 
-def load(model: Path, threads: int) -> OpenVinoSession:
-    """Compile an ONNX model without local functions to run on ``threads`` threads."""
-    return OpenVinoSession(_compile(model, threads).create_infer_request())
+def native_arithmetic() -> tuple[str, ...]:
+    """What this machine's processor computes in without emulation, the fastest first."""
+    info = Path("/proc/cpuinfo")  # Linux; elsewhere nothing is assumed
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return (BFLOAT16, FLOAT32) if flags & _BFLOAT16_FLAGS else (FLOAT32,)
 
 
-def layer_times(model: Path, threads: int, inputs: Inputs) -> list[LayerTime]:
+def load(model: Path, settings: Settings) -> OpenVinoSession:
+    """Compile an ONNX model without local functions, or take what an earlier start compiled."""
+    compiled = _compile(model, settings)
+    requests = [compiled.create_infer_request() for _ in range(settings.streams)]
+    return OpenVinoSession(requests, _arithmetic(settings))
+
+
+def layer_times(model: Path, settings: Settings, inputs: Inputs) -> list[LayerTime]:
     """Time each operator of a model that is compiled once more, to count."""
-    request = _compile(model, threads, PERF_COUNT=True).create_infer_request()
-    session = OpenVinoSession(request)
+    request = _compile(model, replace(settings, streams=1, cache=None), PERF_COUNT=True).create_infer_request()
+    session = OpenVinoSession([request])
     for _ in range(2):  # the first run allocates
         session.infer(*inputs)
     return [
@@ -54,6 +81,12 @@ def layer_times(model: Path, threads: int, inputs: Inputs) -> list[LayerTime]:
         for layer in request.get_profiling_info()
         if layer.real_time
     ]
+
+
+def _arithmetic(settings: Settings) -> str:
+    """The first of the arithmetics allowed that the processor has."""
+    native = native_arithmetic()
+    return next((kind for kind in settings.arithmetic if kind in native), FLOAT32)
 
 
 def _import_quietly() -> ModuleType:
@@ -72,7 +105,7 @@ def _import_quietly() -> ModuleType:
             del sys.modules["openvino_telemetry"]
 
 
-def _compile(model: Path, threads: int, **properties: Any) -> Any:
+def _compile(model: Path, settings: Settings, **more: Any) -> Any:
     try:
         openvino = _import_quietly()
     except ImportError as error:
@@ -80,7 +113,18 @@ def _compile(model: Path, threads: int, **properties: Any) -> Any:
     core = openvino.Core()
     if "CPU" not in core.available_devices:
         raise BackendUnavailable("OpenVINO has no CPU device on this machine")
+    properties = {
+        # Always said: the plugin's own choice would be bfloat16 wherever it can be had, which costs accuracy.
+        "INFERENCE_PRECISION_HINT": _arithmetic(settings),
+        "INFERENCE_NUM_THREADS": settings.threads,
+        "NUM_STREAMS": settings.streams,
+        **more,
+    }
+    if settings.cache is not None:
+        with entry_for(model, settings.cache, f"openvino-{openvino.__version__}") as folder:
+            if folder is not None:
+                return core.compile_model(model, "CPU", {**properties, "CACHE_DIR": str(folder)})
     try:
-        return core.compile_model(model, "CPU", {**_PROPERTIES, "INFERENCE_NUM_THREADS": threads, **properties})
+        return core.compile_model(model, "CPU", properties)
     except RuntimeError as error:
         raise EceaError(f"{model}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from error

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecea.export import exporter
-from ecea.export.parity import Tiles, parity_tiles
+from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.passes import optimize
 from ecea.export.trace import OUTPUTS, trace
 from ecea.model import Generator, GeneratorConfig, load_generator
@@ -23,6 +23,10 @@ from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.bundle import Bundle
 
 Arrays = tuple[NDArray[np.float32], ...]
+
+
+# What the untrained generator reaches with every layer quantized.
+INT8_TARGET_DB = 25.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     traced = trace(generator)
     optimized = traced.clone()
     optimize(optimized)
-    tiles = parity_tiles([], config.img_size, {})
+    with tile_sources([], config.img_size, {}) as sources:
+        tiles = parity_tiles(sources)
     with torch.inference_mode(), one_thread():
         expected = generator(*map(torch.from_numpy, tiles.first(8)))
     return Small(checkpoint, generator, traced, optimized, tiles, tuple(output.numpy() for output in expected))
@@ -75,7 +80,7 @@ def quick_export(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports of the small generator take the trace, the tiles and the reference that are already there."""
     expected = dict(zip(OUTPUTS, small.expected, strict=True))
     monkeypatch.setattr(exporter, "trace", lambda generator: small.traced.clone())
-    monkeypatch.setattr(exporter, "parity_tiles", lambda scenes, size, options: small.tiles)
+    monkeypatch.setattr(exporter, "parity_tiles", lambda sources: small.tiles)
     monkeypatch.setattr(exporter, "reference", lambda generator, tiles: expected)
 
 
@@ -84,7 +89,9 @@ def exported(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small generator as a bundle, exported from the trace that is already there; not to be changed."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(exporter, "trace", lambda generator: small.traced.clone())
-        return exporter.export_bundle(small.checkpoint, tmp_path_factory.mktemp("bundles") / "small.ecea")
+        return exporter.export_bundle(
+            small.checkpoint, tmp_path_factory.mktemp("bundles") / "small.ecea", int8_target_db=INT8_TARGET_DB
+        )
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from ecea.export.forms import build, forms
 from ecea.runtime.backends import BACKENDS
 
-ENGINES = ("fp32", "fp16")
+ENGINES = ("fp32", "fp16")  # what is built from the optimized model alone
 ATTENTION = ("ecea", "ExpectationAttention")
 
 

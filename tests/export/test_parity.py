@@ -14,7 +14,18 @@ import rasterio
 from numpy.typing import NDArray
 
 from ecea.export import exporter, forms
-from ecea.export.parity import BATCHES, MAX_ERROR, MIN_PSNR, ParityError, compare, parity_tiles, psnr, reference
+from ecea.export.parity import (
+    BATCHES,
+    MAX_ERROR,
+    MIN_PSNR,
+    ParityError,
+    Tiles,
+    compare,
+    parity_tiles,
+    psnr,
+    reference,
+    tile_sources,
+)
 from ecea.export.trace import OUTPUTS
 from ecea.runtime.backends.cpu import CpuSession
 from ecea.runtime.errors import EceaError, RequestError
@@ -27,6 +38,8 @@ WHERE = "generator.fp32.onnx on cpu"
 
 class Session:
     """PyTorch's own results, changed."""
+
+    arithmetic = "f32"
 
     def __init__(self, small: Any, change: Change = lambda out, out_edge: (out, out_edge)) -> None:
         self.expected, self.change = small.expected, change
@@ -97,6 +110,11 @@ def write(path: Path, values: NDArray[Any]) -> Path:
     return path
 
 
+def tiles_of(*scenes: Path, **options: Any) -> Tiles:
+    with tile_sources(scenes, 64, options) as sources:
+        return parity_tiles(sources)
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_tiles_of_ones_own_scenes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -105,7 +123,7 @@ def test_tiles_of_ones_own_scenes(tmp_path: Path) -> None:
         values = rng.integers(1, 255, (4, 64, 200), dtype=np.uint8)
         values[:, 30:33] = 0
         scenes.append(write(tmp_path / name, values))
-    tiles = parity_tiles(scenes, 64, {"bands": (4, 3, 2), "stretch": (0, 510, 1)})
+    tiles = tiles_of(*scenes, bands=(4, 3, 2), stretch=(0, 510, 1))
     assert tiles.source == "a.tif, b.tif"
     assert tiles.image.shape == (8, 3, 64, 64)
     assert tiles.image.max() <= 0.5
@@ -115,7 +133,7 @@ def test_tiles_of_ones_own_scenes(tmp_path: Path) -> None:
 def test_one_tile_is_repeated(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(1, 255, (3, 20, 20), dtype=np.uint8)
     values[:, 10] = 0
-    tiles = parity_tiles([write(tmp_path / "a.tif", values)], 64, {})
+    tiles = tiles_of(write(tmp_path / "a.tif", values))
     assert len({tile.tobytes() for tile in tiles.image}) == 1
     assert len(tiles.image) == 8
 
@@ -123,7 +141,7 @@ def test_one_tile_is_repeated(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_scenes_without_a_gap_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"whole\.tif: holds no tile with a gap"):
-        parity_tiles([write(tmp_path / "whole.tif", np.ones((3, 64, 64), np.uint8))], 64, {})
+        tiles_of(write(tmp_path / "whole.tif", np.ones((3, 64, 64), np.uint8)))
 
 
 def test_the_reference_is_pytorch_tile_by_tile(small: Any, one_torch_thread: None) -> None:

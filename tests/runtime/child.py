@@ -24,6 +24,8 @@ SOURCE, OUTPUT = "scene.tif", "filled.tif"
 
 
 class Session:
+    arithmetic = "f32"
+
     def __init__(self, seconds):
         self.seconds = seconds
 

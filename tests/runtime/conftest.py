@@ -30,6 +30,8 @@ THREADS = "ecea-"
 class FakeSession:
     """A session that answers with a function of its inputs, and remembers how often."""
 
+    arithmetic = "f32"
+
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.tiles = 0

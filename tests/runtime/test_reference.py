@@ -43,6 +43,8 @@ def test_golden_stitching(shared):
 class TorchSession:
     """The PyTorch generator as a session of the runtime."""
 
+    arithmetic = "f32"
+
     def __init__(self, generator):
         self.generator = generator
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
-from ecea.export.passes import FOR_BACKEND, PASSES, Pass, optimize
+from ecea.export.passes import FLOATING, FOR_BACKEND, FOR_BACKEND_QUANTIZED, PASSES, QUANTIZED, Pass, optimize
 from ecea.export.passes.activations import (
     fuse_gelu,
     leaky_relu_before_pixel_shuffle,
@@ -27,6 +27,7 @@ from ecea.export.passes.token_mixing import (
     fold_position_embedding,
     reassociate_patch_embedding,
     split_token_mixing,
+    weights_on_the_right,
 )
 from ecea.export.passes.upsampling import upsampling_to_transposed_convolution
 from ecea.export.passes.winograd import convolution_by_winograd, row_convolution_before_interleaving
@@ -163,6 +164,7 @@ CASES: list[tuple[Pass, tuple[Pass, ...], int, dict[str, int]]] = [
         2,
         {"Conv": 6},
     ),
+    (weights_on_the_right, (split_token_mixing,), 8, {"Transpose": 16}),
     (fuse_gelu, (), 22, {"Div": -22, "Erf": -22, "Add": -22, "Mul": -44, "Gelu": 22}),
 ]
 
@@ -183,7 +185,8 @@ def test_pass_alone(
 
 
 def test_every_pass_has_a_case() -> None:
-    used = {*PASSES, *(rewrite for backend in FOR_BACKEND.values() for rewrite in backend)}
+    backends = [*FOR_BACKEND.values(), *FOR_BACKEND_QUANTIZED.values()]
+    used = {*PASSES, *FLOATING, *QUANTIZED, *(rewrite for backend in backends for rewrite in backend)}
     assert used == {case[0] for case in CASES}
 
 
@@ -191,8 +194,18 @@ def test_every_pass_has_a_case() -> None:
 def test_all_together(traced: Traced, backend: str | None) -> None:
     model = traced.model.clone()
     changes = optimize(model)
+    changes |= optimize(model, FLOATING)
     if backend is not None:
         changes |= optimize(model, FOR_BACKEND[backend])
+    assert all(changes.values()), changes
+    assert largest_difference(run(model), traced.pytorch) < TOLERANCE
+
+
+@pytest.mark.parametrize("backend", FOR_BACKEND_QUANTIZED)
+def test_all_before_and_after_quantization(traced: Traced, backend: str) -> None:
+    """The passes around the quantizer are exact too."""
+    model = traced.model.clone()
+    changes = optimize(model) | optimize(model, (*QUANTIZED, *FOR_BACKEND_QUANTIZED[backend]))
     assert all(changes.values()), changes
     assert largest_difference(run(model), traced.pytorch) < TOLERANCE
 
@@ -201,7 +214,7 @@ def test_all_together_on_openvino(traced: Traced) -> None:
     openvino = pytest.importorskip("openvino")
     model = traced.model.clone()
     optimize(model)
-    optimize(model, FOR_BACKEND["openvino"])
+    optimize(model, (*FLOATING, *FOR_BACKEND["openvino"]))
     InlinePass()(model)
     core = openvino.Core()
     loaded = core.read_model(ir.to_proto(model).SerializeToString())
@@ -226,7 +239,7 @@ def test_no_tokens_are_concatenated(traced: Traced) -> None:
 def test_nothing_unused_is_left(traced: Traced) -> None:
     model = traced.model.clone()
     optimize(model)
-    optimize(model, FOR_BACKEND["cpu"])
+    optimize(model, (*FLOATING, *FOR_BACKEND["cpu"]))
     assert all(value.uses() for value in model.graph.initializers.values())
     assert not model.functions
     assert "ecea" not in model.opset_imports

@@ -1,0 +1,19 @@
+"""INT8: the tiles to calibrate on, the quantization, what it costs layer by layer, and which layers to spare."""
+
+from ecea.calibration.quantizer import CHAINED, SYMMETRIC, UNSIGNED, Quantizer, Style
+from ecea.calibration.search import LayerError, search
+from ecea.calibration.tiles import Calibration, Source, TileRecord, choose_tiles
+
+__all__ = [
+    "CHAINED",
+    "SYMMETRIC",
+    "UNSIGNED",
+    "Calibration",
+    "LayerError",
+    "Quantizer",
+    "Source",
+    "Style",
+    "TileRecord",
+    "choose_tiles",
+    "search",
+]

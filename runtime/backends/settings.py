@@ -1,0 +1,22 @@
+"""How a backend is to run a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to load a model; a backend leaves out of account what it has no use for.
+
+    Attributes:
+        threads: how many it computes on.
+        streams: how many tiles it works on at once, each on an equal share of the threads.
+        arithmetic: what it may compute in, the fastest first: ``bf16`` or ``f32``. The first that the processor has
+            instructions for is taken.
+        cache: a folder for what was compiled, that the next start reads; None: nothing is kept.
+    """
+
+    threads: int
+    streams: int = 1
+    arithmetic: tuple[str, ...] = ("f32",)
+    cache: Path | None = None
