@@ -1,29 +1,40 @@
-"""One tile on this machine's processors: ours against the published PyTorch path, in one interleaved run.
+"""Ours against the published PyTorch path on this machine's processors: single tiles and whole scenes.
 
-    python benchmarks/cpu.py --bundle site.ecea --checkpoint G_500.pth
+    python benchmarks/cpu.py --bundle site.ecea --checkpoint G_500.pth --scene scene.tif
 
-Every round runs every path once, in turn, so that what else the machine does falls on all of them alike. Printed are
-the median and the ratio to PyTorch eager, the largest error against it, the share of the measured peak that the path
-reaches on the published network's 62.7 GFLOP, and the time from opening to the first tile.
+Every round runs every path once, in turn, so that what else the machine does falls on all of them alike. For tiles the
+table gives the ratio to PyTorch eager, the error against it, the share of the machine's measured peak, what a process
+that holds the engine takes of memory, and how long it takes to open, the first time and from the cache. For scenes it
+gives the ratio to the published application's whole way, and of our time to that of the engine alone.
+
+Shares of the peak count the published network's 62.7 GFLOP, and the peak of the arithmetic that most of the path is
+in; a form that needs fewer operations may pass 100 %.
 """
 
 import json
+import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import onnx_ir as ir
+import scenes
 import torch
 import typer
 from onnx_ir.passes.common import InlinePass
+from peaks import best, peak_rates
 
-from ecea.export.parity import Tiles, parity_tiles
+from ecea.export.parity import Tiles, parity_tiles, psnr, tile_sources
 from ecea.export.trace import trace
 from ecea.model import Generator, load_generator
-from ecea.runtime.backends import BACKENDS
+from ecea.runtime.backends import BACKENDS, Settings
+from ecea.runtime.bundle import read_bundle
+from ecea.runtime.cli import DEFAULT_STREAMS
 from ecea.runtime.engine import open_engine, usable_processors
 from ecea.runtime.profiling import describe_machine
 
@@ -31,144 +42,211 @@ RESULT = Path(__file__).parent / "results" / "cpu.json"
 PEER = "PyTorch eager, as published"
 PUBLISHED_GFLOP = 62.7  # of the default configuration, a tile
 
-Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
-Run = Callable[[], tuple[np.ndarray, np.ndarray]]
+Tensors = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class TilePath:
+    """One way to compute a tile.
+
+    Attributes:
+        name: for the table.
+        run: computes a batch of ``tiles``, and gives image and edge map of the first tile.
+        tiles: how many ``run`` computes.
+        arithmetic: ``fp32``, ``bf16`` or ``int8``: what most of it is computed in.
+    """
+
+    name: str
+    run: Callable[[], Tensors]
+    tiles: int = 1
+    arithmetic: str = "fp32"
 
 
 def main(
     bundle: Annotated[Path, typer.Option(help="Bundle of the checkpoint.")],
     checkpoint: Annotated[Path, typer.Option(help="The checkpoint that it was exported from.")],
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 9,
+    scene: Annotated[Path | None, typer.Option(help="8-bit RGB scene whose gaps are zeros; none: tiles alone.")] = None,
+    rounds: Annotated[int, typer.Option(help="Timed rounds of tiles.")] = 9,
+    scene_rounds: Annotated[int, typer.Option(help="Timed rounds of scenes.")] = 2,
+    compiled: Annotated[bool, typer.Option(help="Include torch.compile.")] = True,
 ) -> None:
-    """Time every path in turn and print the table."""
+    """Time every path in turn, print the tables and write JSON."""
     threads = usable_processors()
     torch.set_num_threads(threads)
     generator = load_generator(checkpoint)
-    tiles: Tiles = parity_tiles([], generator.config.img_size, {})
-    image, edge, mask = (np.ascontiguousarray(part) for part in tiles.first(1))
-    tile: Tile = (image, edge, mask)
-    with tempfile.TemporaryDirectory() as folder:
-        paths: dict[str, Run] = {PEER: _eager(generator, tile)}
-        start_seconds: dict[str, float] = {}
-        for backend, model in _plain_exports(generator, Path(folder)).items():
-            session = BACKENDS[backend].load(model, threads)
-            paths[f"plain export, {backend}"] = lambda session=session: session.infer(*tile)
-        for engine, backend in _engines(bundle):
-            name = f"ours {engine}, {backend}"
-            begin = time.perf_counter()
-            opened = open_engine(bundle, engine=engine, backend=backend)
-            opened.infer(*tile)
-            start_seconds[name] = time.perf_counter() - begin
-            paths[name] = lambda opened=opened: opened.infer(*tile)
-        seconds, outputs = _interleave(paths, rounds)
-    peak = peak_gflops()
-    rows = [_row(name, seconds, outputs, start_seconds, peak, generator) for name in paths]
-    result = {
+    with tile_sources([scene] if scene else [], generator.config.img_size, {"mask": "zero"} if scene else {}) as cut:
+        tiles = parity_tiles(cut)
+    result: dict[str, Any] = {
         "machine": describe_machine(),
         "threads": threads,
-        "peak_gflops": peak,
-        "rounds": rounds,
         "checkpoint": checkpoint.name,
-        "paths": rows,
+        "tiles_of": tiles.source,
+        "peak_gflops": peak_rates(threads),
+        "rounds": rounds,
     }
+    with tempfile.TemporaryDirectory() as folder:
+        paths = list(_tile_paths(generator, bundle, tiles, Path(folder), threads, compiled))
+        result["tiles"] = _measure_tiles(paths, rounds, tiles, result["peak_gflops"])
+        for row in result["tiles"]:
+            row |= _measure_start(row["path"], bundle)
+        del paths  # and with them the engines: a scene has the machine for itself
+        if scene is not None:
+            result["scenes"] = scenes.measure(scene, bundle, generator, scene_rounds, Path(folder))
     _print(result)
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def peak_gflops(size: int = 2048, runs: int = 7) -> dict[str, float]:
-    """The best rate of a large FP32 matrix product and of a large convolution, in GFLOP/s."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    x, w = torch.randn(1, 256, 128, 128), torch.randn(256, 256, 3, 3)
-    convolve = torch.nn.functional.conv2d
-    work = {
-        "matrix product": (lambda: a @ b, 2 * size**3),
-        "convolution": (lambda: convolve(x, w, padding=1), 2 * 256 * 256 * 9 * 128 * 128),
-    }
-    best = {}
-    with torch.inference_mode():
-        for name, (run, operations) in work.items():
-            times = [_timed(run)[0] for _ in range(runs)]
-            best[name] = round(operations / min(times) / 1e9, 1)
-    return best
+def _tile_paths(
+    generator: Generator, bundle: Path, tiles: Tiles, folder: Path, threads: int, compiled: bool
+) -> Iterator[TilePath]:
+    one = tuple(np.ascontiguousarray(part) for part in tiles.one(0))
+    yield TilePath(PEER, _torch(generator, one))
+    if compiled:
+        yield TilePath("torch.compile", _torch(torch.compile(generator), one))
+    plain = _plain_export(generator, folder)
+    for backend, use in BACKENDS.items():
+        session = use.load(plain, Settings(threads))
+        yield TilePath(f"plain export, {backend}", lambda session=session: session.infer(*one))
+    for engine, backend in our_engines(bundle):
+        opened = open_engine(bundle, engine=engine, backend=backend)
+        kind = "int8" if engine == "int8" else "bf16" if opened.arithmetic == "bf16" else "fp32"
+        name = f"ours, {engine}, {backend}"
+        yield TilePath(name, lambda opened=opened: opened.infer(*one), arithmetic=kind)
+        if backend == "openvino" and threads >= DEFAULT_STREAMS:
+            side_by_side = open_engine(bundle, engine=engine, backend=backend, streams=DEFAULT_STREAMS)
+            batch = tuple(np.repeat(part, DEFAULT_STREAMS, axis=0) for part in one)
+            run = lambda opened=side_by_side, batch=batch: opened.infer(*batch)  # noqa: E731
+            yield TilePath(f"{name}, {DEFAULT_STREAMS} streams", run, DEFAULT_STREAMS, kind)
 
 
-def _eager(generator: Generator, tile: Tile) -> Run:
+def our_engines(bundle: Path) -> list[tuple[str, str]]:
+    """Engine and backend of every form that runs here."""
+    records = read_bundle(bundle).engines
+    return [(record.engine, backend) for record in records for backend in BACKENDS if backend in record.backends]
+
+
+def _torch(network: Any, tile: Tensors) -> Callable[[], Tensors]:
     inputs = [torch.from_numpy(part) for part in tile]
 
-    def run() -> tuple[np.ndarray, np.ndarray]:
+    def run() -> Tensors:
         with torch.inference_mode():
-            out, out_edge = generator(*inputs)
-        return out.numpy(), out_edge.numpy()
+            return tuple(output.numpy() for output in network(*inputs))
 
     return run
 
 
-def _plain_exports(generator: Generator, folder: Path) -> dict[str, Path]:
+def _plain_export(generator: Generator, folder: Path) -> Path:
     """The traced model before any pass of ours, its attention inlined."""
     model = trace(generator)
     InlinePass()(model)
     path = folder / "plain.onnx"
     ir.save(model, path, external_data="plain.weights")
-    return dict.fromkeys(BACKENDS, path)
+    return path
 
 
-def _engines(bundle: Path) -> list[tuple[str, str]]:
-    with open_engine(bundle) as opened:
-        records = opened.bundle.engines
-    return [(record.engine, backend) for record in records for backend in record.backends if backend in BACKENDS]
-
-
-def _interleave(paths: dict[str, Run], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    outputs = {name: run() for name, run in paths.items()}  # and warm up
-    seconds: dict[str, list[float]] = {name: [] for name in paths}
+def _measure_tiles(
+    paths: list[TilePath], rounds: int, tiles: Tiles, peaks: dict[str, dict[str, float]]
+) -> list[dict[str, Any]]:
+    outputs = {path.name: path.run() for path in paths}  # and warm up
+    seconds: dict[str, list[float]] = {path.name: [] for path in paths}
     for _ in range(rounds):
-        for name, run in paths.items():
-            seconds[name].append(_timed(run)[0])
-    return seconds, outputs
+        for path in paths:
+            begin = time.perf_counter()
+            path.run()
+            seconds[path.name].append((time.perf_counter() - begin) / path.tiles)
+    missing = tiles.mask[:1] > 0
+    rows = []
+    for path in paths:
+        ratios = [peer / own for peer, own in zip(seconds[PEER], seconds[path.name], strict=True)]
+        error = np.abs(outputs[path.name][0][:1] - outputs[PEER][0])
+        rate = PUBLISHED_GFLOP / float(np.median(seconds[path.name]))
+        rows.append(
+            {
+                "path": path.name,
+                "ratio": float(np.median(ratios)),
+                "ratio_range": [min(ratios), max(ratios)],
+                "max_error": float(error.max()),
+                "missing_psnr_db": psnr(error[np.broadcast_to(missing, error.shape)]),
+                "share_of_peak": rate / best(peaks, path.arithmetic),
+                "peak_of": path.arithmetic,
+            }
+        )
+    return rows
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    result = run()
-    return time.perf_counter() - begin, result
+# Opens an engine in a process of its own, runs a tile, and tells what that took.
+_PROBE = """
+import json, resource, sys, time
+begin = time.perf_counter()
+import numpy as np
+from ecea.runtime import open_engine
+bundle, engine, backend, streams = sys.argv[1:]
+opened = open_engine(bundle, engine=engine, backend=backend, streams=int(streams))
+ready = time.perf_counter()
+size = opened.tile_size
+opened.infer(*(np.zeros((int(streams), channels, size, size), np.float32) for channels in (3, 1, 1)))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"open_seconds": ready - begin, "first_tile_seconds": time.perf_counter() - ready, "peak_mb": peak}))
+"""
 
 
-def _row(
-    name: str,
-    seconds: dict[str, list[float]],
-    outputs: dict[str, Any],
-    start_seconds: dict[str, float],
-    peak: dict[str, float],
-    generator: Generator,
-) -> dict[str, Any]:
-    ratios = [peer / own for peer, own in zip(seconds[PEER], seconds[name], strict=True)]
-    error = max(float(np.abs(a - b).max()) for a, b in zip(outputs[name], outputs[PEER], strict=True))
-    share = None
-    if generator.config.embed_dim == 64 and generator.config.img_size == 256:
-        share = PUBLISHED_GFLOP / float(np.median(seconds[name])) / max(peak.values())
+def _measure_start(name: str, bundle: Path) -> dict[str, Any]:
+    """Open one of our engines in a fresh process with an empty cache, and once more with what that left."""
+    if not name.startswith("ours"):
+        return {}
+    _, engine, backend, *more = name.split(", ")
+    streams = str(DEFAULT_STREAMS if more else 1)
+    with tempfile.TemporaryDirectory() as cache:
+        first, second = (
+            run_probe(_PROBE, str(bundle), engine, backend, streams, cache=cache) for _ in ("empty", "filled")
+        )
     return {
-        "path": name,
-        "ratio": float(np.median(ratios)),
-        "ratio_range": [min(ratios), max(ratios)],
-        "median_seconds": float(np.median(seconds[name])),
-        "max_error": error,
-        "share_of_peak": share,
-        "start_seconds": start_seconds.get(name),
+        "first_start_seconds": first["open_seconds"],
+        "second_start_seconds": second["open_seconds"],
+        "peak_mb": second["peak_mb"],
     }
 
 
+def run_probe(code: str, *arguments: str, cache: str) -> dict[str, float]:
+    """Run code in a process of its own and read the JSON that it prints.
+
+    It is spawned, not forked: the system would count what this process holds as the child's own at first.
+    """
+    with tempfile.TemporaryFile("w+") as answer:
+        child = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-c", code, *arguments],
+            {**os.environ, "ECEA_CACHE": cache},
+            file_actions=[(os.POSIX_SPAWN_DUP2, answer.fileno(), 1)],
+        )
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise SystemExit(f"{' '.join(arguments)}: exit status {os.waitstatus_to_exitcode(status)}")
+        answer.seek(0)
+        found: dict[str, float] = json.load(answer)
+    return found
+
+
 def _print(result: dict[str, Any]) -> None:
-    peak = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in result["peak_gflops"].items())
-    print(f"{result['machine']}, {result['threads']} threads; measured peak, FP32: {peak}\n")
-    print("| path | ratio to eager (range) | max error | share of peak | first tile after |")
-    print("|---|---|---|---|---|")
-    for row in result["paths"]:
+    for arithmetic, rates in result["peak_gflops"].items():
+        print(f"peak {arithmetic}: " + ", ".join(f"{name} {rate:.0f} G/s" for name, rate in rates.items()))
+    print(f"\n{result['machine']}, {result['threads']} threads\n")
+    print("| path | ratio to eager (range) | max error | dB in gaps | share of peak | MB | start, cached |")
+    print("|---|---|---|---|---|---|---|")
+    for row in result["tiles"]:
         low, high = row["ratio_range"]
-        share = f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else ""
-        start = f"{row['start_seconds']:.1f} s" if row["start_seconds"] else ""
-        ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        print(f"| {row['path']} | {ratio} | {row['max_error']:.1e} | {share} | {start} |")
+        start = (
+            f"{row['peak_mb']:.0f} | {row['first_start_seconds']:.1f} s, {row['second_start_seconds']:.1f} s"
+            if "peak_mb" in row
+            else " | "
+        )
+        print(
+            f"| {row['path']} | {row['ratio']:.2f} ({low:.2f} to {high:.2f}) | {row['max_error']:.1e} | "
+            f"{row['missing_psnr_db']:.1f} | {100 * row['share_of_peak']:.0f} % of {row['peak_of']} | {start} |"
+        )
+    if "scenes" in result:
+        scenes.print_table(result["scenes"])
 
 
 if __name__ == "__main__":
