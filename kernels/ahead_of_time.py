@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 from ecea.kernels.occupancy import MULTIPROCESSORS, blocks_per_multiprocessor
 from ecea.kernels.ptx import PtxError, entry, required_threads, strip_scratch, target
 from ecea.kernels.tactics import TACTICS
-from ecea.kernels.triton_kernel import constants, expectation_attention_kernel
+from ecea.kernels.triton_kernel import HEAD_DIMS, constants, expectation_attention_kernel
 
 # The oldest PTX ISA, as 10 x version, that knows the architecture: it decides the oldest driver that takes the kernel.
 # Named here, because Triton's default is that of the newest toolkit it finds.
@@ -99,11 +99,13 @@ def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
         tactic: a key of ``TACTICS``.
 
     Raises:
-        ValueError: for an architecture that is not known here.
+        ValueError: for an architecture that is not known here, or a size of head that the kernel does not take.
         PtxError: if Triton made something of it that TensorRT cannot launch.
     """
     if architecture not in PTX_ISA:
         raise ValueError(f"the architecture is sm_{architecture}; expected one of {', '.join(map(str, PTX_ISA))}")
+    if problem.head_dim not in HEAD_DIMS:
+        raise ValueError(f"a head has {problem.head_dim} channels; expected one of {', '.join(map(str, HEAD_DIMS))}")
     shape = TACTICS[tactic]
     fixed = constants(problem.tokens, problem.num_heads, problem.head_dim, problem.scale, shape)
     names = expectation_attention_kernel.arg_names

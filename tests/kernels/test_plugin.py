@@ -85,7 +85,9 @@ def check_life(world: World, tokens: int, heads: int, dtype: str = "HALF") -> No
 
 
 @pytest.mark.parametrize(("tokens", "heads"), LEVELS)
-def test_the_whole_life(world: World, tokens: int, heads: int) -> None:
+def test_the_whole_life(world: World, tokens: int, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tokens in (1024, 256):  # three tactics will do, of which one is not offered
+        monkeypatch.setattr(ahead_of_time, "TACTICS", {number: TACTICS[number] for number in (2, 5, 7)})
     check_life(world, tokens, heads)
 
 
@@ -134,7 +136,7 @@ def test_the_creator_has_all_attributes_of_the_node(world: World) -> None:
     ("shape", "message"),
     [
         ({"tokens": 64, "heads": 1, "dtype": "FLOAT"}, "expected HALF or BF16: build an FP32 plan without the plugin"),
-        ({"tokens": 64, "heads": 1, "head_dim": 512}, "no block shape fits|expected"),
+        ({"tokens": 64, "heads": 1, "head_dim": 512}, "a head has 512 channels"),
     ],
 )
 def test_what_it_cannot_do_surfaces_as_our_message(world: World, shape: dict[str, Any], message: str) -> None:
