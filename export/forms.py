@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass, NameFixPass, ShapeInferencePass
 
+from ecea.export.attention_function import address_plugin
 from ecea.export.passes import FOR_BACKEND, optimize
 from ecea.export.precision import half_compute, half_storage
 
@@ -41,7 +42,7 @@ def forms(engine: str) -> tuple[Form, ...]:
     """
     half = engine == "fp16"
     return (
-        Form(engine, ("tensorrt", "cuda"), ("cpu",), half_compute if half else _unchanged),
+        Form(engine, ("tensorrt", "cuda"), ("cpu",), _for_gpu(half)),
         Form(engine, ("openvino",), ("openvino",), _for_backend("openvino", half)),
         Form(engine, ("cpu",), ("cpu",), _for_backend("cpu", half)),
     )
@@ -56,8 +57,13 @@ def build(form: Form, optimized: ir.Model) -> ir.Model:
     return model
 
 
-def _unchanged(model: ir.Model) -> None:
-    """FP32 as it is."""
+def _for_gpu(half: bool) -> Callable[[ir.Model], None]:
+    def tune(model: ir.Model) -> None:
+        if half:
+            half_compute(model)
+        address_plugin(model)
+
+    return tune
 
 
 def _for_backend(backend: str, half: bool) -> Callable[[ir.Model], None]:

@@ -82,14 +82,14 @@ def register(architecture: int) -> Failures:
         return Problem(tokens, num_heads, channels // num_heads, type_names[gate.dtype][1], scale)
 
     # TensorRT reads the annotations, and compares the names of the arguments.
-    @trtp.register(PLUGIN)
+    @trtp.register(PLUGIN)  # type: ignore[untyped-decorator]
     @failures.record
     def describe(
         qkv: trtp.TensorDesc, s: trtp.TensorDesc, gate: trtp.TensorDesc, num_heads: int, scale: float
     ) -> trtp.TensorDesc:
         return gate.like()
 
-    @trtp.autotune(PLUGIN)
+    @trtp.autotune(PLUGIN)  # type: ignore[untyped-decorator]
     @failures.record
     def tactics(
         qkv: trtp.TensorDesc,
@@ -103,7 +103,7 @@ def register(architecture: int) -> Failures:
         types = ",".join([type_names[gate.dtype][0]] * 4)
         return [trtp.AutoTuneCombination(types, "LINEAR", offered)]
 
-    @trtp.aot_impl(PLUGIN)
+    @trtp.aot_impl(PLUGIN)  # type: ignore[untyped-decorator]
     @failures.record
     def implement(
         qkv: trtp.TensorDesc,

@@ -22,8 +22,8 @@ HEAD_DIMS = (16, 32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16)
 
 
-@triton.jit
-def expectation_attention_kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def expectation_attention_kernel(  # type: ignore[no-untyped-def]
     qkv_ptr,
     s_ptr,
     gate_ptr,

@@ -196,7 +196,7 @@ MUTATIONS = [
     ("num_heads: int, scale: float", "num_heads: int"),
     ("qkv: trtp.TensorDesc, s: trtp.TensorDesc", "s: trtp.TensorDesc, qkv: trtp.TensorDesc"),
     ("@functools.wraps(callback)", ""),
-    ("@trtp.aot_impl(PLUGIN)", ""),
+    ("@trtp.aot_impl(PLUGIN)  # type: ignore[untyped-decorator]", ""),
 ]
 
 
