@@ -91,7 +91,7 @@ class Kernel:
 
 @functools.cache
 def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
-    """Compile one block shape for one architecture. The same bytes come out in any directory, on any machine.
+    """Compile one block shape for one architecture. The same Triton makes the same bytes in any directory.
 
     Args:
         architecture: a key of ``PTX_ISA``, ten times the compute capability.

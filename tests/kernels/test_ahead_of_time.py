@@ -13,7 +13,7 @@ import pytest
 
 aot = pytest.importorskip("ecea.kernels.ahead_of_time", reason="Triton is not installed")
 from ecea.kernels import ptx  # noqa: E402
-from ecea.kernels.tactics import TACTICS  # noqa: E402
+from ecea.kernels.tactics import TACTICS, preferred  # noqa: E402
 
 # The largest and the smallest level of the default network; the other two are compiled by the plugin's tests.
 LEVELS = [(4096, 1), (64, 8)]
@@ -98,7 +98,8 @@ def test_the_same_bytes_come_out_in_another_directory(tmp_path: Path) -> None:
     assert digest == aot.compile_kernel(90, aot.Problem(256, 4, 64, "fp16", 0.125), 5).sha256
 
 
-def test_compiling_leaves_the_environment_as_it_was() -> None:
+def test_compiling_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_DISABLE_LINE_INFO", raising=False)
     before = dict(os.environ)
     aot.compile_kernel(86, aot.Problem(64, 1, 64, "fp16", 0.5), 10)
     assert dict(os.environ) == before
@@ -118,6 +119,16 @@ def test_a_problem_that_nothing_fits_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(aot, "TACTICS", {7: TACTICS[7]})
     with pytest.raises(ValueError, match="no block shape fits"):
         aot.offered_tactics(90, LARGEST)
+
+
+@pytest.mark.parametrize("tokens", [4096, 64])
+@pytest.mark.parametrize("architecture", [80, 90, 120])
+def test_what_pytorch_takes_fits_the_gpu(architecture: int, tokens: int) -> None:
+    """It may take more shared memory than a plugin, but not more than there is, and nothing may spill."""
+    (number,) = (number for number, shape in TACTICS.items() if shape == preferred(architecture, tokens))
+    kernel = aot.compile_kernel(architecture, LARGEST, number)
+    assert kernel.spill_bytes == 0
+    assert kernel.blocks >= 1
 
 
 def test_tactics_keep_their_numbers() -> None:
