@@ -13,6 +13,8 @@ from onnxscript import script, values
 DOMAIN = "ecea"
 NAME = "ExpectationAttention"
 OPSET = values.Opset(DOMAIN, 1)
+# How TensorRT's parser finds its plugin: as attributes of the node, every one of them required.
+PLUGIN_ATTRIBUTES: dict[str, str | int] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
 STANDARD_OPSET = 18  # the newest in which the exporter's own translations are written, so nothing is converted
 
 
@@ -66,3 +68,14 @@ def add_function_body(model: ir.Model) -> None:
     """
     function = ir.serde.deserialize_function(ExpectationAttention.to_function_proto())
     model.functions[function.identifier()] = function
+
+
+def address_plugin(model: ir.Model) -> None:
+    """Write into the attention nodes of a model which TensorRT plugin they are for, in place.
+
+    Done last: passes make new nodes. Other runtimes ignore what the function does not declare.
+    """
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, NAME):
+            for attribute in ir.convenience.convert_attributes(PLUGIN_ATTRIBUTES):
+                node.attributes.add(attribute)

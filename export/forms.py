@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass, NameFixPass, ShapeInferencePass
 
 from ecea.calibration import CHAINED, SYMMETRIC, UNSIGNED, Style
+from ecea.export.attention_function import address_plugin
 from ecea.export.passes import FLOATING, FOR_BACKEND, FOR_BACKEND_QUANTIZED, optimize
 from ecea.export.precision import half_compute, half_storage
 
@@ -62,11 +63,11 @@ def forms(engine: str) -> tuple[Form, ...]:
         return (
             Form(engine, ("openvino",), ("openvino",), _quantized("openvino"), UNSIGNED),
             Form(engine, ("cpu",), ("cpu",), _quantized("cpu"), CHAINED),
-            Form(engine, ("tensorrt", "cuda"), ("cpu",), _as_it_is, SYMMETRIC),
+            Form(engine, ("tensorrt", "cuda"), ("cpu",), address_plugin, SYMMETRIC),
         )
     half = engine == "fp16"
     return (
-        Form(engine, ("tensorrt", "cuda"), ("cpu",), _general(half)),
+        Form(engine, ("tensorrt", "cuda"), ("cpu",), _for_gpu(half)),
         Form(engine, ("openvino",), ("openvino",), _for_backend("openvino", half)),
         Form(engine, ("cpu",), ("cpu",), _for_backend("cpu", half)),
     )
@@ -86,10 +87,6 @@ def finish(model: ir.Model) -> None:
         step(model)
 
 
-def _as_it_is(model: ir.Model) -> None:
-    """Nothing to do."""
-
-
 def _quantized(backend: str) -> Callable[[ir.Model], None]:
     def tune(model: ir.Model) -> None:
         optimize(model, FOR_BACKEND_QUANTIZED[backend])
@@ -98,11 +95,12 @@ def _quantized(backend: str) -> Callable[[ir.Model], None]:
     return tune
 
 
-def _general(half: bool) -> Callable[[ir.Model], None]:
+def _for_gpu(half: bool) -> Callable[[ir.Model], None]:
     def tune(model: ir.Model) -> None:
         optimize(model, FLOATING)
         if half:
             half_compute(model)
+        address_plugin(model)
 
     return tune
 

@@ -53,6 +53,19 @@ def test_the_general_form_keeps_attention_as_a_node_with_a_body(engine: str, bui
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_the_general_form_says_which_plugin_its_nodes_are_for(engine: str, built: dict[str, ir.Model]) -> None:
+    """All of them: TensorRT's parser knows no defaults."""
+    nodes = [node for node in built[f"generator.{engine}.onnx"].graph if (node.domain, node.op_type) == ATTENTION]
+    for node in nodes:
+        values = {name: attribute.value for name, attribute in node.attributes.items()}
+        assert values.pop("num_heads") in (1, 2, 4, 8)
+        assert values == {"scale": 1.0, "plugin_namespace": "ecea", "plugin_version": "1", "aot": 1}
+        types = {name: attribute.type for name, attribute in node.attributes.items()}
+        assert types["aot"] == ir.AttributeType.INT
+        assert types["plugin_version"] == ir.AttributeType.STRING
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_openvino_gets_standard_operators_alone(engine: str, built: dict[str, ir.Model]) -> None:
     model = built[f"generator.{engine}.openvino.onnx"]
     assert not model.functions

@@ -1,10 +1,13 @@
 """The torch custom operator computes what eager computes, and keeps torch's contract for operators."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from ecea.kernels import eager, op
+from ecea.kernels.tactics import preferred
 
 # (batch, tokens, heads, head_dim): two levels of the default network, then ragged token counts.
 SHAPES = [(1, 256, 4, 64), (3, 64, 8, 64), (2, 17, 2, 8), (1, 257, 1, 64), (2, 100, 3, 20), (1, 1, 1, 16)]
@@ -68,3 +71,30 @@ def test_tracing_keeps_one_node() -> None:
     program = torch.export.export(Network(), draw(3, 9, 2, 8)[:3])
     called = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert called == [torch.ops.ecea.expectation_attention.default]
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 2, 8), (1, 9, 2, 48)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_on_cuda_what_the_kernel_does_not_take_goes_the_other_way(
+    shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    arguments = draw(*shape, dtype)
+    assert torch.equal(op._on_cuda(*arguments), op.expectation_attention(*arguments))
+
+
+def test_on_cuda_half_precision_goes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_kernel = pytest.importorskip("ecea.kernels.triton_kernel", reason="Triton is not installed")
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton_kernel, "expectation_attention", lambda *given: calls.append(given) or given[2])
+    arguments = draw(1, 1024, 2, 64, torch.float16)
+    op._on_cuda(*arguments)
+    ((qkv, s, gate, heads, scale, tactic),) = calls
+    assert all(given is wanted for given, wanted in zip((qkv, s, gate), arguments[:3], strict=True))
+    assert (heads, scale, tactic) == (2, 0.125, preferred(90, 1024))
+
+
+def test_on_cuda_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "_has_triton", lambda: False)
+    arguments = draw(1, 16, 2, 64, torch.float16)
+    assert torch.equal(op._on_cuda(*arguments), op.expectation_attention(*arguments))
