@@ -21,7 +21,8 @@ from ecea.runtime.survey import Survey, survey
 from ecea.runtime.tiles import covering_grid, default_overlap
 from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothing
 
-# GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. In bytes: rasterio takes no other unit.
+# GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. A row of blocks must stay: it is
+# read twice, and once more for the masks of its bands. In bytes, unlike GDAL's own setting of that name.
 _GDAL_CACHE_BYTES = 64 << 20
 _ROWS_AT_ONCE = 128
 
