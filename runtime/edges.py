@@ -39,8 +39,10 @@ def edge_map(gray_tile: npt.NDArray[np.uint8], missing: npt.NDArray[np.bool_]) -
     canny = cv2.Canny(filled, *_CANNY_THRESHOLDS)
 
     # Sums of 8-bit integers are exact in float32, so this equals the published float64 to the last bit kept.
-    derivatives = [cv2.Sobel(gray_tile, cv2.CV_32F, dx, dy, ksize=3) for dx, dy in ((1, 0), (0, 1), (1, 1))]
-    sobel = np.sqrt(sum(d * d for d in derivatives))
+    squares = np.zeros(gray_tile.shape, np.float32)
+    for dx, dy in ((1, 0), (0, 1), (1, 1)):
+        cv2.accumulateSquare(cv2.Sobel(gray_tile, cv2.CV_32F, dx, dy, ksize=3), squares)
+    sobel = np.sqrt(squares, out=squares)
     if any_missing:
         # A NaN reaches the 3 x 3 pixels around it, mirrored at the border as Sobel mirrors.
         sobel[cv2.dilate(mask, _KERNEL, borderType=cv2.BORDER_REFLECT_101) > 0] = 0

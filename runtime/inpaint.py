@@ -21,8 +21,9 @@ from ecea.runtime.survey import Survey, survey
 from ecea.runtime.tiles import covering_grid, default_overlap
 from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothing
 
-# GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory.
-_GDAL_CACHE_MB = 64
+# GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. A row of blocks must stay: it is
+# read twice, and once more for the masks of its bands. In bytes, unlike GDAL's own setting of that name.
+_GDAL_CACHE_BYTES = 64 << 20
 _ROWS_AT_ONCE = 128
 
 DEFAULT_BATCH = 1
@@ -117,7 +118,7 @@ def inpaint(
     selected_by = os.fspath(mask) if mask is not None else "zero" if reference else "nodata"
     progress = Progress()
     with (
-        rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB),
+        rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_BYTES),
         Scene(source, bands=bands, mask=selected_by) as scene,
     ):
         _check_not_read(target, (*scene.dataset.files, selected_by))
@@ -243,7 +244,7 @@ def scene_tiles(
     Yields:
         Image (3, S, S), edge map (1, S, S) and mask (1, S, S), float32.
     """
-    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_MB), Scene(source, bands=bands, mask=mask) as scene:
+    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_BYTES), Scene(source, bands=bands, mask=mask) as scene:
         seen = survey(scene)
         grid = covering_grid(scene.height, scene.width, size, default_overlap(size))
         recipe = default_recipe(scene, grid, stretch, seen)

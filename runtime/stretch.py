@@ -51,7 +51,8 @@ class Stretch:
             np.clip(unit, 0, 1, out=unit)
             if self.gamma != 1:
                 np.power(unit, self.gamma, out=unit)
-            return np.nan_to_num(unit, copy=False, nan=0.0).astype(np.float32, copy=False)
+        unit[np.isnan(unit)] = 0
+        return unit.astype(np.float32, copy=False)
 
     def from_unit(
         self, unit: npt.NDArray[np.float32], dtype: np.dtype[Any], forbidden: Sequence[float] = ()

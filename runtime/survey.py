@@ -94,8 +94,8 @@ def survey(scene: Scene) -> Survey:
         data = ~rows.void
         _extend(row_first[top : rows.bottom], row_last[top : rows.bottom], data, 0)
         _extend(column_first, column_last, data.T, top)
-        # A copy: a view would keep the whole block alive.
-        samples.append(rows.bands[scene.band_positions][:, ~rows.missing][:, ::step].copy())
+        valid = np.flatnonzero(~rows.missing)[::step]
+        samples.append(rows.bands.reshape(len(rows.bands), -1)[:, valid][scene.band_positions])
     sample = np.concatenate(samples, axis=1)
     if not sample.size:
         raise RequestError(f"{scene.path}: has no valid pixel at all: there is nothing to fill its gaps from")

@@ -159,7 +159,7 @@ def _profile(source: Any) -> dict[str, Any]:
         "interleave": "pixel",
         "compress": "deflate",
         "predictor": 3 if dtype.kind == "f" else 2,
-        "zlevel": 6,
+        "zlevel": 1,
         "BIGTIFF": "IF_SAFER",
     }
 

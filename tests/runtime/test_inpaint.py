@@ -9,6 +9,7 @@ import rasterio
 import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio._env import get_gdal_config
 from rasterio.drivers import raster_driver_extensions
 
 from ecea.runtime import RequestError, inpaint
@@ -390,6 +391,17 @@ def test_progress_is_told_from_the_calling_thread(tmp_path, striped, engine_of):
     assert {height for _, height, *_ in told} == {70}
     assert {thread for *_, thread in told} == {threading.current_thread()}
     assert told[-1][2] > 0
+
+
+def test_gdal_keeps_the_blocks_of_a_wide_scene_and_no_more(tmp_path, striped, engine_of):
+    seen = []
+
+    def look(done, height, progress):
+        seen.append(get_gdal_config("GDAL_CACHEMAX"))  # what GDAL took, in bytes
+
+    inpaint(striped[0], tmp_path / "o.tif", engine_of(0.5, 64), on_rows=look)
+    # Two rows of blocks, one read and one written, of 8,000 px in three bands of 16 bits; and not 5 % of the memory.
+    assert 2 * 256 * 8_000 * 3 * 2 < min(seen) == max(seen) <= 1 << 26
 
 
 def test_tiles_of_a_scene_are_those_the_engine_is_given(tmp_path, striped, engine_of):

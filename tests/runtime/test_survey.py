@@ -157,6 +157,34 @@ def test_the_sample_of_a_large_scene_is_bounded_and_spread_over_it():
     assert len(np.unique(sample[0])) == 1200
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.integers(1, 3000), st.permutations([0, 1, 2, 3]))
+def test_the_sample_is_every_nth_valid_pixel_of_the_rows_read_at_once(seed, samples, order):
+    height, width, positions = 300, 37, order[:3]
+    rng = np.random.default_rng(seed)
+    void = rng.random((height, width)) < rng.random()
+    void[0, 0] = False
+    values = rng.integers(0, 1000, (4, height, width)).astype(np.uint16)
+    scene = ArrayScene(void)
+
+    def read(top, bottom):
+        part = void[top:bottom]
+        three = np.broadcast_to(part, (3, *part.shape))
+        return Rows(top, values[:, top:bottom], part, three, part, ~three)
+
+    scene.read = read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ecea.runtime.survey._SAMPLES", samples)
+        patch.setattr(ArrayScene, "band_positions", positions)
+        sample = survey(scene).sample
+    step = max(1, height * width // samples)
+    expected = []
+    for top in (0, 256):
+        valid = [(y, x) for y in range(top, min(top + 256, height)) for x in range(width) if not void[y, x]]
+        expected += [[values[band, y, x] for band in positions] for y, x in valid[::step]]
+    assert np.array_equal(sample, np.array(expected).T)
+
+
 def test_a_scene_that_is_all_gap_is_refused(tmp_path, write_scene):
     scene = write_scene(tmp_path / "void.tif", np.zeros((3, 10, 10), np.uint8), nodata=0)
     with Scene(scene) as opened, pytest.raises(RequestError, match=r"void\.tif: has no valid pixel"):
