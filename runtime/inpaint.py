@@ -23,7 +23,7 @@ from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothin
 
 # GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. A row of blocks must stay: it is
 # read twice, and once more for the masks of its bands. In bytes, unlike GDAL's own setting of that name.
-_GDAL_CACHE_BYTES = 64 << 20
+_GDAL_CACHE_BYTES = 32 << 20
 _ROWS_AT_ONCE = 128
 
 DEFAULT_BATCH = 1

@@ -7,6 +7,7 @@ runs as well on AMD's.
 import importlib
 import queue
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,9 @@ FLOAT32, BFLOAT16 = "f32", "bf16"
 # What Linux calls the instructions that multiply bfloat16 in hardware. Where they are only emulated it is 13 times
 # slower than float32.
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+_IMPORT = threading.Lock()
 
 
 class OpenVinoSession:
@@ -95,14 +99,19 @@ def _import_quietly() -> ModuleType:
     It is a package of its own, and openvino does without where it is absent.
     """
     absent = object()
-    telemetry = sys.modules.get("openvino_telemetry", absent)
-    if telemetry is absent:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("openvino")
-    finally:
+    with _IMPORT:
+        telemetry = sys.modules.get("openvino_telemetry", absent)
         if telemetry is absent:
-            del sys.modules["openvino_telemetry"]
+            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        try:
+            openvino = importlib.import_module("openvino")
+        finally:
+            if telemetry is absent:
+                del sys.modules["openvino_telemetry"]
+        # Its bindings find numpy when they meet the first array. Two threads that bring theirs at once wait for one
+        # another for ever, so one array is brought here.
+        np.array(openvino.Tensor(np.zeros(1, np.float32)).data)
+    return openvino
 
 
 def _compile(model: Path, settings: Settings, **more: Any) -> Any:
