@@ -9,6 +9,7 @@ the operating system accounts for each, prints the ratio and writes JSON.
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,8 +25,7 @@ from ecea.runtime.slc_off import slc_off_gaps
 ROWS = (1_000, 16_000)
 RESULT = Path(__file__).parent / "results" / "memory.json"
 
-# Rows written at once. The system counts what this process holds when it starts the command as the command's own.
-_CHUNK = 500
+_CHUNK = 500  # rows written at once
 
 
 def main(
@@ -76,14 +76,25 @@ def write_scene(path: Path, height: int, width: int) -> None:
             scene.write(values, window=Window(0, top, width, _CHUNK))
 
 
+# Starts a command and tells its peak resident size. The system counts what a process held when it started another as
+# the other's own, so the one that starts it has to be small.
+_LAUNCHER = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def peak_megabytes(*command: str) -> float:
     """Run a command of this environment to its end; return its peak resident size in MB."""
     executable = Path(sys.executable).with_name(command[0])
-    child = os.posix_spawn(executable, [str(executable), *command[1:]], os.environ)
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss / 1024  # Linux counts KiB
+    launcher = [sys.executable, "-c", _LAUNCHER, str(executable), *command[1:]]
+    done = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}")
+    return int(done.stdout) / 1024  # Linux counts KiB
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Used by ``cpu.py``. One scene is the user's; the other a synthetic one of 7,000 
 tiles are measured and the rest is extrapolated from what one more row of them takes.
 """
 
-import os
 import sys
 import tempfile
 import time
@@ -15,14 +14,18 @@ from typing import Any
 import numpy as np
 import published
 import rasterio
+import torch
 from memory import peak_megabytes
+from workers import Worker, take_turns
 
-from ecea.model import Generator
+from ecea.model import load_generator
 from ecea.runtime import inpaint, open_engine
+from ecea.runtime.bundle import read_bundle
 from ecea.runtime.cli import DEFAULT_STREAMS
-from ecea.runtime.engine import Engine
+from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.inpaint import scene_tiles
 from ecea.runtime.slc_off import slc_off_gaps
+from ecea.runtime.tiles import default_overlap
 
 PEER = "the published application, PyTorch eager"
 LARGE = (7_000, 8_000)  # px, width and height
@@ -31,70 +34,90 @@ STRIPS = (1, 3)  # of the large scene that are measured
 ENGINES = ("fp32", "fp16", "int8")
 
 
-def measure(scene: Path, bundle: Path, generator: Generator, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(scene: Path, bundle: Path, checkpoint: Path, rounds: int, folder: Path) -> dict[str, Any]:
     """Time every path on the scene in turn, then on strips of the large one."""
     return {
         "scene": scene.name,
-        "paths": _on_scene(scene, bundle, generator, rounds, folder),
+        "rounds": rounds,
+        "paths": _on_scene(scene, bundle, checkpoint, rounds, folder),
         "large": list(LARGE),
-        "large_paths": _on_large(bundle, generator, folder),
+        "large_paths": _on_large(bundle, checkpoint, folder),
         "memory": [_memory(scene, bundle, engine) for engine in ENGINES],
     }
 
 
-def _on_scene(scene: Path, bundle: Path, generator: Generator, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    engines = {name: open_engine(bundle, engine=name, streams=DEFAULT_STREAMS) for name in ENGINES}
-    tiles = [tuple(part[None] for part in tile) for tile in scene_tiles(scene, generator.config.img_size, mask="zero")]
-    runs: dict[str, Callable[[], Any]] = {
-        PEER: lambda: published.fill(scene, folder / "image.tif", folder / "edge.tif", generator)
-    }
-    for name, engine in engines.items():
-        runs[f"ours, {name}"] = lambda engine=engine: inpaint(scene, folder / "filled.tif", engine, mask="zero")
-        runs[f"engine alone, {name}"] = lambda engine=engine: run_tiles(engine, tiles)
-        run_tiles(engine, tiles[:DEFAULT_STREAMS])  # warm up
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(_seconds(run))
-    for engine in engines.values():
-        engine.close()
-    return [_row(f"ours, {name}", f"engine alone, {name}", seconds, len(tiles)) for name in ENGINES]
+def _on_scene(scene: Path, bundle: Path, checkpoint: Path, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    workers = [Worker(PEER, publish, checkpoint, scene, folder)]
+    for engine in ENGINES:
+        workers.append(Worker(f"ours, {engine}", fill, bundle, engine, scene, folder))
+        workers.append(Worker(f"engine alone, {engine}", run_tiles, bundle, engine, scene))
+    seconds = take_turns(workers, rounds)
+    for worker in workers:
+        worker.close()
+    return [_row(f"ours, {engine}", f"engine alone, {engine}", seconds) for engine in ENGINES]
 
 
-def run_tiles(engine: Engine, tiles: list[tuple[np.ndarray, ...]]) -> None:
-    """Give the engine all tiles as fast as it takes them."""
-    for started in [engine.submit(*tile) for tile in tiles]:
-        started.result()
+def publish(checkpoint: Path, scene: Path, folder: Path, strips: int | None = None) -> Callable[[], float]:
+    """The published application's way."""
+    torch.set_num_threads(usable_processors())
+    generator = load_generator(checkpoint)
+    image, edge = folder / f"image_{scene.stem}.tif", folder / f"edge_{scene.stem}.tif"
+    return lambda: _seconds(lambda: published.fill(scene, image, edge, generator, strips=strips))
 
 
-def _row(ours: str, alone: str, seconds: dict[str, list[float]], tiles: int) -> dict[str, Any]:
+def fill(bundle: Path, engine: str, scene: Path, folder: Path) -> Callable[[], float]:
+    """Ours."""
+    opened = open_engine(bundle, engine=engine, streams=DEFAULT_STREAMS)
+    _warm_up(opened)
+    return lambda: _seconds(lambda: inpaint(scene, folder / f"filled_{engine}.tif", opened, mask="zero"))
+
+
+def run_tiles(bundle: Path, engine: str, scene: Path) -> Callable[[], float]:
+    """The engine alone, given all tiles of the scene as fast as it takes them."""
+    opened = open_engine(bundle, engine=engine, streams=DEFAULT_STREAMS)
+    tiles = [tuple(part[None] for part in tile) for tile in scene_tiles(scene, opened.tile_size, mask="zero")]
+    _warm_up(opened)
+
+    def run() -> None:
+        for started in [opened.submit(*tile) for tile in tiles]:
+            started.result()
+
+    return lambda: _seconds(run)
+
+
+def _warm_up(engine: Engine) -> None:
+    size, streams = engine.tile_size, engine.streams
+    for _ in range(2):
+        engine.infer(*(np.zeros((streams, channels, size, size), np.float32) for channels in (3, 1, 1)))
+
+
+def _row(ours: str, alone: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
     ratios = [peer / own for peer, own in zip(seconds[PEER], seconds[ours], strict=True)]
     return {
         "path": ours,
-        "tiles": tiles,
         "ratio": float(np.median(ratios)),
         "ratio_range": [min(ratios), max(ratios)],
         "times_engine_alone": float(np.median(np.divide(seconds[ours], seconds[alone]))),
     }
 
 
-def _on_large(bundle: Path, generator: Generator, folder: Path) -> list[dict[str, Any]]:
+def _on_large(bundle: Path, checkpoint: Path, folder: Path) -> list[dict[str, Any]]:
     """Time two heights of the large scene; what lies between them is the time of a strip."""
-    size = generator.config.img_size
-    rows_of_tiles = -(-(LARGE[1] - size) // (size - size // 8)) + 1
-    heights = [size + (strips - 1) * (size - size // 8) for strips in STRIPS]
-    files = [_write_large(folder / f"large_{height}.tif", height) for height in heights]
-    one_strip = _seconds(lambda: published.fill(files[1], folder / "i.tif", folder / "e.tif", generator, strips=1))
-    theirs = one_strip * (-(-LARGE[1] // published.STEP))
+    size = read_bundle(bundle).tile_size
+    step = size - default_overlap(size)
+    rows_of_tiles = -(-(LARGE[1] - size) // step) + 1
+    low, high = (_write_large(folder / f"large_{strips}.tif", size + (strips - 1) * step) for strips in STRIPS)
+    peer = Worker(PEER, publish, checkpoint, low, folder, 1)
+    theirs = peer.run() * -(-LARGE[1] // published.STEP)
+    peer.close()
     found = []
-    for name in ENGINES:
-        with open_engine(bundle, engine=name, streams=DEFAULT_STREAMS) as engine:
-            inpaint(files[0], folder / "filled.tif", engine, mask="zero")  # warm up
-            low, high = (
-                _seconds(lambda file=file: inpaint(file, folder / "filled.tif", engine, mask="zero")) for file in files
-            )
-        strip = (high - low) / (STRIPS[1] - STRIPS[0])
-        found.append({"path": f"ours, {name}", "ratio": theirs / (low + (rows_of_tiles - STRIPS[0]) * strip)})
+    for engine in ENGINES:
+        workers = [Worker(file.stem, fill, bundle, engine, file, folder) for file in (low, high)]
+        short, tall = (worker.run() for worker in workers)
+        for worker in workers:
+            worker.close()
+        strip = (tall - short) / (STRIPS[1] - STRIPS[0])
+        found.append({"path": f"ours, {engine}", "ratio": theirs / (short + (rows_of_tiles - STRIPS[0]) * strip)})
     return found
 
 
@@ -109,13 +132,13 @@ def _write_large(path: Path, height: int) -> Path:
 
 
 def _memory(scene: Path, bundle: Path, engine: str) -> dict[str, Any]:
-    """Peak memory of ecea-run on the scene, and of a process that opens the same engine and runs as many tiles."""
+    """Peak memory of ecea-run on the scene, and of a process that opens the same engine and computes the same tiles."""
     with tempfile.TemporaryDirectory() as folder:
         command = peak_megabytes(
             "ecea-run", str(scene), "-o", f"{folder}/filled.tif", "--bundle", str(bundle), "--engine", engine,
-            "--mask", "zero",
+            "--mask", "zero", "--json",
         )  # fmt: skip
-    alone = _peak_of_engine(bundle, engine)
+    alone = peak_megabytes(Path(sys.executable).name, "-c", _ENGINE_ALONE, str(bundle), engine, str(DEFAULT_STREAMS))
     return {
         "engine": engine,
         "command_mb": round(command),
@@ -124,6 +147,7 @@ def _memory(scene: Path, bundle: Path, engine: str) -> dict[str, Any]:
     }
 
 
+# An engine that runs as many tiles at once, and nothing else.
 _ENGINE_ALONE = """
 import sys
 import numpy as np
@@ -134,15 +158,6 @@ size = opened.tile_size
 for _ in range(4):
     opened.infer(*(np.zeros((streams, channels, size, size), np.float32) for channels in (3, 1, 1)))
 """
-
-
-def _peak_of_engine(bundle: Path, engine: str) -> float:
-    arguments = [sys.executable, "-c", _ENGINE_ALONE, str(bundle), engine, str(DEFAULT_STREAMS)]
-    child = os.posix_spawn(sys.executable, arguments, os.environ)
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"{engine}: exit status {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss / 1024
 
 
 def _seconds(run: Callable[[], Any]) -> float:
