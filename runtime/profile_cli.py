@@ -64,7 +64,9 @@ def main() -> None:
 
 
 def _print(measured: Profile) -> None:
-    print(f"{measured.engine} on {measured.backend}, {measured.threads} threads, {measured.machine}")
+    print(
+        f"{measured.engine} on {measured.backend} in {measured.arithmetic}, {measured.threads} threads, {measured.machine}"
+    )
     print(f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms")
     for latency in measured.latencies:
         times = ", ".join(

@@ -18,7 +18,7 @@ th {{ color: #666 }}
 td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
 i {{ display: block; height: .8rem; background: #3b7dd8 }}
 </style></head><body>
-<h1>{engine} on {backend}</h1>
+<h1>{engine} on {backend} in {arithmetic}</h1>
 <p>{bundle}<br>{machine}, {threads} threads</p>
 <h2>Latency</h2>
 {latency}
@@ -45,6 +45,7 @@ def profile_page(profile: Profile) -> str:
     return _PAGE.format(
         engine=html.escape(profile.engine),
         backend=html.escape(profile.backend),
+        arithmetic=html.escape(profile.arithmetic),
         bundle=html.escape(profile.bundle),
         machine=html.escape(profile.machine),
         threads=profile.threads,

@@ -44,7 +44,8 @@ class Profile:
 
     Attributes:
         machine: its processor, and how many of them this process may use.
-        bundle, engine, backend, threads: what was measured.
+        bundle, engine, backend, arithmetic, threads: what was measured; ``arithmetic`` is that of layers that are not
+            quantized.
         first_tile_seconds: the first run after loading, a batch of one.
         latencies: one for each batch size.
         stages: stage -> seconds, for a scene whose tiles were filled one by one; they overlap.
@@ -56,6 +57,7 @@ class Profile:
     bundle: str
     engine: str
     backend: str
+    arithmetic: str
     threads: int
     first_tile_seconds: float
     latencies: tuple[Latency, ...]
@@ -88,6 +90,7 @@ def profile_engine(engine: Engine, *, batches: Sequence[int] = (1,), runs: int =
         bundle=str(engine.bundle.path),
         engine=engine.engine,
         backend=engine.backend,
+        arithmetic=engine.arithmetic,
         threads=engine.threads,
         first_tile_seconds=first,
         latencies=latencies,
