@@ -19,7 +19,7 @@ td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
 i {{ display: block; height: .8rem; background: #3b7dd8 }}
 </style></head><body>
 <h1>{engine} on {backend} in {arithmetic}</h1>
-<p>{bundle}<br>{machine}, {threads} threads</p>
+<p>{bundle}<br>{machine}, {threads} threads in {streams} streams</p>
 <h2>Latency</h2>
 {latency}
 <h2>Stages of a scene of {scene_tiles} tiles</h2>
@@ -49,6 +49,7 @@ def profile_page(profile: Profile) -> str:
         bundle=html.escape(profile.bundle),
         machine=html.escape(profile.machine),
         threads=profile.threads,
+        streams=profile.streams,
         latency=_table(header, latency),
         scene_tiles=profile.scene_tiles,
         stages=_bars(profile.stages.items()),

@@ -44,8 +44,8 @@ class Profile:
 
     Attributes:
         machine: its processor, and how many of them this process may use.
-        bundle, engine, backend, arithmetic, threads: what was measured; ``arithmetic`` is that of layers that are not
-            quantized.
+        bundle, engine, backend, arithmetic, threads, streams: what was measured; ``arithmetic`` is that of layers that are
+            not quantized.
         first_tile_seconds: the first run after loading, a batch of one.
         latencies: one for each batch size.
         stages: stage -> seconds, for a scene whose tiles were filled one by one; they overlap.
@@ -59,6 +59,7 @@ class Profile:
     backend: str
     arithmetic: str
     threads: int
+    streams: int
     first_tile_seconds: float
     latencies: tuple[Latency, ...]
     stages: dict[str, float]
@@ -92,6 +93,7 @@ def profile_engine(engine: Engine, *, batches: Sequence[int] = (1,), runs: int =
         backend=engine.backend,
         arithmetic=engine.arithmetic,
         threads=engine.threads,
+        streams=engine.streams,
         first_tile_seconds=first,
         latencies=latencies,
         stages=filled.seconds,
