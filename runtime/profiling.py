@@ -44,8 +44,8 @@ class Profile:
 
     Attributes:
         machine: its processor, and how many of them this process may use.
-        bundle, engine, backend, arithmetic, threads, streams: what was measured; ``arithmetic`` is that of layers that are
-            not quantized.
+        bundle, engine, backend, threads, streams: what was measured.
+        arithmetic: that of layers that are not quantized.
         first_tile_seconds: the first run after loading, a batch of one.
         latencies: one for each batch size.
         stages: stage -> seconds, for a scene whose tiles were filled one by one; they overlap.
