@@ -157,7 +157,8 @@ def test_every_batch_size_is_run(small: Any) -> None:
     entries = list(compare(session, "fp32", WHERE, small.tiles, dict(zip(OUTPUTS, small.expected, strict=True))))
     assert session.batches == [1, 3, 8]
     assert entries == [
-        {"output": name, "batches": list(BATCHES), "max_error": 0, "psnr_db": 150} for name in ("out", "out_edge")
+        {"output": name, "batches": list(BATCHES), "max_error": 0, "psnr_db": 150, "missing_psnr_db": 150}
+        for name in ("out", "out_edge")
     ]
 
 
@@ -166,6 +167,16 @@ def test_what_is_within_tolerance_is_measured(small: Any) -> None:
     assert [entry["output"] for entry in entries] == ["out", "out_edge"]
     assert entries[0]["max_error"] == pytest.approx(2e-5, rel=1e-2)
     assert entries[0]["psnr_db"] == pytest.approx(-20 * math.log10(2e-5), abs=0.1)
+
+
+def test_missing_pixels_are_measured_apart(small: Any) -> None:
+    def in_gaps(out: Tensor, out_edge: Tensor) -> tuple[Tensor, Tensor]:
+        return out + np.float32(2e-5) * (small.tiles.mask[: len(out)] > 0), out_edge
+
+    entries = {entry["output"]: entry for entry in compared(small, in_gaps)}
+    assert entries["out"]["missing_psnr_db"] == pytest.approx(-20 * math.log10(2e-5), abs=0.1)
+    assert entries["out"]["psnr_db"] > entries["out"]["missing_psnr_db"] + 3
+    assert entries["out_edge"]["missing_psnr_db"] == 150
 
 
 @pytest.mark.parametrize(
