@@ -18,7 +18,7 @@ demo: $(READY)
 	@mkdir -p $(DEMO)
 	$(BIN)/python -m ecea.runtime.sample $(DEMO)/scene.tif
 	$(BIN)/python -m ecea.model.untrained $(DEMO)/untrained.pth
-	$(BIN)/ecea-export $(DEMO)/untrained.pth -o $(DEMO)/untrained.ecea
+	$(BIN)/ecea-export $(DEMO)/untrained.pth -o $(DEMO)/untrained.ecea --engine fp32 --engine fp16
 	$(BIN)/ecea-run $(DEMO)/scene.tif -o $(DEMO)/scene_filled.tif --bundle $(DEMO)/untrained.ecea \
 	    --stretch 7273,34546,1
 	$(BIN)/python -m ecea.runtime.picture $(DEMO)/scene.tif $(DEMO)/scene_filled.tif $(DEMO)/before_after.png

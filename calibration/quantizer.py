@@ -105,6 +105,7 @@ class Quantizer:
                 },
             )
         quantized = ir.from_proto(onnx.load(target))
+        _restore_other_readers(quantized, layers)
         NameFixPass()(quantized)
         for file in target.parent.glob(f"{target.name}*"):
             file.unlink()
@@ -119,6 +120,21 @@ class Quantizer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _restore_other_readers(model: ir.Model, layers: Sequence[str]) -> None:
+    """Give nodes that are not quantized their inputs as they were: the quantizer rounds a value for all its readers.
+
+    What a quantized layer gives stays rounded for all: with a second reader, it could not be integers.
+    """
+    for node in model.graph:
+        first = node.inputs[0].producer() if node.op_type == DEQUANTIZE and node.inputs[0] is not None else None
+        value = first.inputs[0] if first is not None else None  # None for weights too
+        if value is None or ((producer := value.producer()) is not None and producer.name in layers):
+            continue
+        for reader, index in list(node.outputs[0].uses()):
+            if reader.name not in layers:
+                reader.replace_input_with(index, value)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Which layers to leave in floating point, so that the error stays within bounds at the least cost in time."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -33,19 +34,23 @@ def keep(layers: Sequence[LayerError], budget: float) -> tuple[str, ...]:
     Errors of single layers are small and independent, so their squares add. First those go that bring the most error
     for each product; then those come back that the budget has room for, the most expensive first.
     """
-    total = sum(layer.error for layer in layers)
     kept: list[LayerError] = []
     for layer in sorted(layers, key=lambda layer: layer.error / layer.products, reverse=True):
-        if total <= budget:
+        if _error_without(layers, kept) <= budget:
             break
         kept.append(layer)
-        total -= layer.error
     for layer in sorted(kept, key=lambda layer: layer.products, reverse=True):
-        if total + layer.error <= budget:
-            kept.remove(layer)
-            total += layer.error
+        fewer = [other for other in kept if other is not layer]
+        if _error_without(layers, fewer) <= budget:
+            kept = fewer
     names = {layer.name for layer in kept}
     return tuple(layer.name for layer in layers if layer.name in names)
+
+
+def _error_without(layers: Sequence[LayerError], kept: Sequence[LayerError]) -> float:
+    """The error of all layers but those kept, summed without rounding: nothing of what was taken away is left in it."""
+    names = {layer.name for layer in kept}
+    return math.fsum(layer.error for layer in layers if layer.name not in names)
 
 
 def search(
@@ -71,12 +76,13 @@ def search(
     # What the errors measured one by one say of a choice, against what came of it, corrects them for the next.
     expected = sum(layer.error for layer in layers if layer.name not in start)
     budget = target * expected / error
+    # One layer has to stay quantized.
+    least = min(layer.error for layer in layers)
+    most = keep(layers, least)
     choice = start
-    while tried[choice] > target and len(tried) < _ROUNDS:
+    while tried[choice] > target and len(tried) < _ROUNDS and choice != most:
         budget *= _SAFETY * min(1.0, target / tried[choice]) if len(tried) > 1 else _SAFETY
-        choice = keep(layers, budget)
-        if len(choice) == len(layers):
-            break
+        choice = keep(layers, max(budget, least))
         if choice not in tried:
             tried[choice] = measured(choice)
     best = min(tried, key=lambda choice: tried[choice])

@@ -74,11 +74,12 @@ def choose_tiles(sources: Sequence[Source], count: int, *, seed: int = 0, but: C
     """
     described = [[_describe(source.name, i, tile) for i, tile in enumerate(source.tiles())] for source in sources]
     records = [record for of_source in described for record in of_source]
-    chosen = set(draw([record for record in records if record.sha256 not in but] or records, count, seed))
+    # By identity: the records of two scenes with the same name, or of one that is named twice, may be equal.
+    chosen = {id(record) for record in draw([r for r in records if r.sha256 not in but] or records, count, seed)}
     feeds, kept = [], []
     for source, of_source in zip(sources, described, strict=True):
         for tile, record in zip(source.tiles(), of_source, strict=True):
-            if record in chosen:
+            if id(record) in chosen:
                 feeds.append(feed(*tile))
                 kept.append(record)
     return Calibration(tuple(feeds), tuple(kept), seed)

@@ -1,15 +1,18 @@
 """What backends compile, kept between starts: the second start of an engine takes a fraction of the first.
 
 The folder is ``$ECEA_CACHE``, else ``ecea`` in the user's own cache folder. An empty ``$ECEA_CACHE`` switches it off.
-Everything in it can be deleted at any time. Compiled models are as trustworthy as who may write there, so the folder
-is the user's alone.
+Its entries can be deleted at any time. Compiled models are as trustworthy as who may write there, so the folder is
+made for the user alone.
 """
 
 import contextlib
 import hashlib
+import json
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,14 @@ ENVIRONMENT_VARIABLE = "ECEA_CACHE"
 
 # An entry of the full-size network takes up to 0.5 GB of disk.
 _ENTRIES_KEPT = 6
+
+# The folder may be one that the user keeps other things in: nothing else is ever deleted.
+_ENTRY = re.compile(r"[0-9a-f]{24}")
+_PARTIAL = re.compile(r"\.[0-9a-f]{24}\.[0-9a-f]{8}")
+
+_ABANDONED_SECONDS = 24 * 3600  # no compilation takes as long: whoever began was killed
+
+_DIGESTS = "sha256.json"
 
 
 def cache_folder() -> Path | None:
@@ -33,7 +44,7 @@ def cache_folder() -> Path | None:
 
 
 @contextmanager
-def entry_for(model: Path, cache: Path, compiler: str) -> Iterator[Path | None]:
+def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator[Path | None]:
     """Give the folder that a backend keeps its compiled form of ``model`` in, for the block to load from or fill.
 
     A new entry appears whole, after the block. Where the block raises, the entry is taken for damaged and deleted,
@@ -42,14 +53,18 @@ def entry_for(model: Path, cache: Path, compiler: str) -> Iterator[Path | None]:
 
     Args:
         model: the file to compile.
+        content: what tells this model and its weights from others that may come to lie at the same path.
         cache: the folder of all entries.
         compiler: what compiles it, with its version.
     """
-    entry = cache / _key(model, compiler)
-    known = entry.is_dir()
+    entry = cache / _key(model, content, compiler)
+    known = _is_whole(entry)
     folder = entry if known else cache / f".{entry.name}.{secrets.token_hex(4)}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=known)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not known:
+            shutil.rmtree(entry, ignore_errors=True)
+            folder.mkdir(mode=0o700)
         os.utime(folder)
     except OSError:
         yield None
@@ -67,19 +82,41 @@ def entry_for(model: Path, cache: Path, compiler: str) -> Iterator[Path | None]:
         _publish(folder, entry)
 
 
-def _key(model: Path, compiler: str) -> str:
-    """Tell a file from any other, and from itself after a change; the backends themselves go by path and time."""
+def _key(model: Path, content: str, compiler: str) -> str:
+    """Tell a model from any other, and from itself after a change; the backends themselves go by path and time."""
     path = model.resolve()
     status = path.stat()
-    return hashlib.sha256(repr((str(path), status.st_size, status.st_mtime_ns, compiler)).encode()).hexdigest()[:24]
+    known_by = (str(path), status.st_size, status.st_mtime_ns, content, compiler)
+    return hashlib.sha256(repr(known_by).encode()).hexdigest()[:24]
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether the files of an entry are those that were published: a damaged one may load, and give wrong values."""
+    try:
+        return bool(json.loads((entry / _DIGESTS).read_bytes()) == _digests(entry))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in folder.iterdir():
+        if path.name != _DIGESTS:
+            with path.open("rb") as stream:
+                digests[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
 
 
 def _publish(folder: Path, entry: Path) -> None:
     """Let a finished entry appear, unless another process was faster, and delete those not used for longest."""
     with contextlib.suppress(OSError):
+        (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
         folder.rename(entry)
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        entries = [path for path in entry.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        for old in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[_ENTRIES_KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        by_age = sorted(entry.parent.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True)
+        oldest = [path for path in by_age if _ENTRY.fullmatch(path.name)][_ENTRIES_KEPT:]
+        before = time.time() - _ABANDONED_SECONDS
+        abandoned = [path for path in by_age if _PARTIAL.fullmatch(path.name) and path.lstat().st_mtime < before]
+        for path in (*oldest, *abandoned):
+            shutil.rmtree(path, ignore_errors=True)

@@ -77,7 +77,8 @@ class Engine:
             RequestError: where a shape or dtype is not as above.
             EceaError: where the engine is closed, the backend fails, or what it gives is not finite.
         """
-        parts = min(self.streams, len(image)) or 1
+        self._check(image, edge, mask)
+        parts = min(self.streams, len(image))
         inputs = (np.array_split(x, parts) for x in (image, edge, mask))
         started = [self.submit(*part) for part in zip(*inputs, strict=True)]
         outs, out_edges = zip(*(future.result() for future in started), strict=True)
@@ -91,6 +92,11 @@ class Engine:
         Raises:
             RequestError: as :meth:`infer`, at once; what else may go wrong is raised by the result.
         """
+        session = self._check(image, edge, mask)
+        return self._workers.submit(self._run, session, image, edge, mask)
+
+    def _check(self, image: Tensor, edge: Tensor, mask: Tensor) -> Session:
+        """The session, if it can be given these."""
         if self._session is None:
             raise EceaError(f"{self.bundle.path}: the engine is closed: open it again")
         size, batch = self.tile_size, len(image)
@@ -100,7 +106,7 @@ class Engine:
                     f"'{name}' is {tensor.dtype} of shape {tensor.shape}, expected float32 of shape "
                     f"({batch or 'B'}, {channels}, {size}, {size})"
                 )
-        return self._workers.submit(self._run, self._session, image, edge, mask)
+        return self._session
 
     def _run(self, session: Session, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         try:
@@ -124,11 +130,11 @@ class Engine:
         return BACKENDS[self.backend].layer_times(model, settings, (image, edge, mask))
 
     def close(self) -> None:
-        """Release the engine; closing twice is harmless."""
+        """Release the engine, once what runs has ended; what has not begun is cancelled. Closing twice is harmless."""
+        session, self._session = self._session, None  # from here on, nothing more is taken
         self._workers.shutdown(cancel_futures=True)
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if session is not None:
+            session.close()
 
     def __enter__(self) -> "Engine":
         return self
@@ -210,7 +216,9 @@ def usable_processors() -> int:
 
 
 def _settings(record: EngineRecord, threads: int, streams: int) -> Settings:
-    return Settings(threads, streams, record.arithmetic, cache_folder())
+    # Time and size do not tell bundles apart whose files were all given the same date, as packagers do.
+    content = " ".join(file.sha256 for file in record.files)
+    return Settings(threads, streams, record.arithmetic, cache_folder(), content)
 
 
 def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int) -> Session:

@@ -22,13 +22,14 @@ app = new_app()
 @app.command()
 def profile(
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle; default: as for ecea-run.")] = None,
-    engine: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
     batch: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes to time.")] = "1",
     runs: Annotated[int, typer.Option(help="Timed runs for each.")] = DEFAULT_RUNS,
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
     ] = None,
+    streams: Annotated[int, typer.Option(min=1, max=1024, help="Tiles of a batch computed side by side.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.json|.html", help="Also write it, with every operator."),
@@ -45,7 +46,7 @@ def profile(
             if output.suffix not in (".json", ".html"):
                 raise RequestError(f"{output}: is neither .json nor .html: name the profile one of these")
             check_destination(output)
-        with open_engine(bundle, engine=engine, backend=backend, threads=threads) as opened:
+        with open_engine(bundle, engine=engine, backend=backend, threads=threads, streams=streams) as opened:
             measured = profile_engine(opened, batches=batches, runs=runs)
         _print(measured)
         if output is not None:
@@ -64,7 +65,10 @@ def main() -> None:
 
 
 def _print(measured: Profile) -> None:
-    print(f"{measured.engine} on {measured.backend}, {measured.threads} threads, {measured.machine}")
+    print(
+        f"{measured.engine} on {measured.backend} in {measured.arithmetic}, {measured.threads} threads in "
+        f"{measured.streams} streams, {measured.machine}"
+    )
     print(f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms")
     for latency in measured.latencies:
         times = ", ".join(

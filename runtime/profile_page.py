@@ -18,8 +18,8 @@ th {{ color: #666 }}
 td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
 i {{ display: block; height: .8rem; background: #3b7dd8 }}
 </style></head><body>
-<h1>{engine} on {backend}</h1>
-<p>{bundle}<br>{machine}, {threads} threads</p>
+<h1>{engine} on {backend} in {arithmetic}</h1>
+<p>{bundle}<br>{machine}, {threads} threads in {streams} streams</p>
 <h2>Latency</h2>
 {latency}
 <h2>Stages of a scene of {scene_tiles} tiles</h2>
@@ -45,9 +45,11 @@ def profile_page(profile: Profile) -> str:
     return _PAGE.format(
         engine=html.escape(profile.engine),
         backend=html.escape(profile.backend),
+        arithmetic=html.escape(profile.arithmetic),
         bundle=html.escape(profile.bundle),
         machine=html.escape(profile.machine),
         threads=profile.threads,
+        streams=profile.streams,
         latency=_table(header, latency),
         scene_tiles=profile.scene_tiles,
         stages=_bars(profile.stages.items()),

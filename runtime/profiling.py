@@ -44,7 +44,8 @@ class Profile:
 
     Attributes:
         machine: its processor, and how many of them this process may use.
-        bundle, engine, backend, threads: what was measured.
+        bundle, engine, backend, threads, streams: what was measured.
+        arithmetic: that of layers that are not quantized.
         first_tile_seconds: the first run after loading, a batch of one.
         latencies: one for each batch size.
         stages: stage -> seconds, for a scene whose tiles were filled one by one; they overlap.
@@ -56,7 +57,9 @@ class Profile:
     bundle: str
     engine: str
     backend: str
+    arithmetic: str
     threads: int
+    streams: int
     first_tile_seconds: float
     latencies: tuple[Latency, ...]
     stages: dict[str, float]
@@ -88,7 +91,9 @@ def profile_engine(engine: Engine, *, batches: Sequence[int] = (1,), runs: int =
         bundle=str(engine.bundle.path),
         engine=engine.engine,
         backend=engine.backend,
+        arithmetic=engine.arithmetic,
         threads=engine.threads,
+        streams=engine.streams,
         first_tile_seconds=first,
         latencies=latencies,
         stages=filled.seconds,

@@ -130,7 +130,7 @@ def _compile(model: Path, settings: Settings, **more: Any) -> Any:
         **more,
     }
     if settings.cache is not None:
-        with entry_for(model, settings.cache, f"openvino-{openvino.__version__}") as folder:
+        with entry_for(model, settings.content, settings.cache, f"openvino-{openvino.__version__}") as folder:
             if folder is not None:
                 return core.compile_model(model, "CPU", {**properties, "CACHE_DIR": str(folder)})
     try:

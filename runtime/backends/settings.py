@@ -14,9 +14,11 @@ class Settings:
         arithmetic: what it may compute in, the fastest first: ``bf16`` or ``f32``. The first that the processor has
             instructions for is taken.
         cache: a folder for what was compiled, that the next start reads; None: nothing is kept.
+        content: tells the model and its weights from others that may come to lie at the same path; for the cache.
     """
 
     threads: int
     streams: int = 1
     arithmetic: tuple[str, ...] = ("f32",)
     cache: Path | None = None
+    content: str = ""

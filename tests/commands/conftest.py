@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from rasterio.transform import from_origin
 
-MODULES = {"ecea-run": "ecea.runtime.cli", "ecea-export": "ecea.export.cli"}
+MODULES = {
+    "ecea-run": "ecea.runtime.cli",
+    "ecea-export": "ecea.export.cli",
+    "ecea-profile": "ecea.runtime.profile_cli",
+}
 
 TILE = 32
 SECONDS = 300  # until a process counts as hung

@@ -8,11 +8,11 @@ import pytest
 OPTIONS = {
     "ecea-run": (
         "SCENE", "--output", "-o", "--bundle", "--engine", "--backend", "--mask", "--bands", "--stretch", "--overlap",
-        "--blend", "--reference", "--batch", "--threads", "--report", "--json", "--debug", "--help", "-h",
+        "--blend", "--reference", "--batch", "--streams", "--threads", "--report", "--json", "--debug", "--help", "-h",
     ),
     "ecea-export": (
-        "CHECKPOINT", "--output", "-o", "--engine", "--calibrate", "--mask", "--bands", "--stretch", "--num-heads",
-        "--debug", "--help", "-h",
+        "CHECKPOINT", "--output", "-o", "--engine", "--calibrate", "--int8-target-db", "--allow-below-target", "--mask",
+        "--bands", "--stretch", "--num-heads", "--debug", "--help", "-h",
     ),
 }  # fmt: skip
 HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "openvino", "onnxruntime")

@@ -43,6 +43,18 @@ def test_a_scene_is_filled(run: Run, bundle: Path, scene: Path, values: Values, 
     np.testing.assert_array_equal(pixels(scene), values)
 
 
+@pytest.mark.parametrize(
+    "threads", [("--threads", 1), ("--threads", 3, "--streams", 3), ("--threads", 2, "--batch", 3)]
+)
+def test_neither_threads_nor_streams_change_what_is_filled(
+    threads: tuple[object, ...], run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
+) -> None:
+    """One thread has one stream, unless told otherwise."""
+    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", *threads)
+    assert (done.status, done.stderr) == (0, "")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values))
+
+
 def test_the_closing_line(run: Run, bundle: Path, scene: Path) -> None:
     done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
     stages = ("survey", "reading", "edges", "inference", "blending", "writing", "total")

@@ -186,6 +186,12 @@ def test_an_engine_that_is_not_there(engine: str, said: str, desk: Desk) -> None
     assert said in desk.refusal("scene.tif", *OUT, "--engine", engine)
 
 
+def test_an_engine_that_is_not_there_can_be_made(desk: Desk) -> None:
+    sentence = desk.refusal("scene.tif", *OUT, "--engine", "int8")
+    assert sentence.startswith("tiny.ecea: holds no int8 engine, only fp32")
+    assert "'ecea-export CHECKPOINT --engine int8'" in sentence
+
+
 @pytest.mark.parametrize("backend", ["openvino", "cpu"])
 def test_a_backend_that_does_not_load(backend: str, desk: Desk, without: Run) -> None:
     module = {"openvino": "openvino", "cpu": "onnxruntime"}[backend]
@@ -308,6 +314,8 @@ def test_a_report_with_no_place(desk: Desk) -> None:
         ("--batch", "0", "a batch of 0 tiles is impossible"),
         ("--batch", "many", "--batch"),
         ("--threads", "0", "--threads"),
+        ("--streams", "0", "--streams"),
+        ("--streams", "1024", "1024 streams cannot share"),
     ],
 )
 def test_a_bad_option(option: str, value: str, said: str, desk: Desk) -> None:

@@ -193,7 +193,7 @@ def test_trouble_leaves_everything_as_it_was(
     older.mkdir()
     (older / "manifest.json").write_text("older")
 
-    def fail(engine: str, model: Any, folder: Path, *_: Any) -> None:
+    def fail(engine: str, made: Any, folder: Path, *_: Any) -> None:
         (folder / "generator.fp32.onnx").write_bytes(b"half of it")
         raise trouble
 
@@ -274,6 +274,12 @@ def test_a_bundle_that_holds_the_checkpoint_is_refused(small: Any, tmp_path: Pat
 @pytest.mark.parametrize("engines", [["int4"], ["fp32", "fp64"], []])
 def test_unknown_engines_are_refused(engines: Sequence[str], small: Any, tmp_path: Path) -> None:
     assert "expected fp32 or fp16 or int8" in refusal(small.checkpoint, tmp_path / "site.ecea", engines=engines)
+
+
+@pytest.mark.parametrize("target_db", [0, -3, float("nan"), float("inf"), 1000])
+def test_an_impossible_accuracy_is_refused(target_db: float, small: Any, tmp_path: Path) -> None:
+    sentence = refusal(small.checkpoint, tmp_path / "site.ecea", int8_target_db=target_db)
+    assert sentence.startswith(f"a target of {target_db:g} dB for int8 is impossible: expected above 0, up to 100")
 
 
 @pytest.mark.parametrize(("in_c", "out_c"), [(5, 3), (4, 4), (2, 1)])

@@ -169,6 +169,16 @@ def test_what_is_within_tolerance_is_measured(small: Any) -> None:
     assert entries[0]["psnr_db"] == pytest.approx(-20 * math.log10(2e-5), abs=0.1)
 
 
+def test_missing_pixels_are_measured_apart(small: Any) -> None:
+    def in_gaps(out: Tensor, out_edge: Tensor) -> tuple[Tensor, Tensor]:
+        return out + np.float32(2e-5) * (small.tiles.mask[: len(out)] > 0), out_edge
+
+    entries = {entry["output"]: entry for entry in compared(small, in_gaps)}
+    assert entries["out"]["missing_psnr_db"] == pytest.approx(-20 * math.log10(2e-5), abs=0.1)
+    assert entries["out"]["psnr_db"] > entries["out"]["missing_psnr_db"] + 3
+    assert entries["out_edge"]["missing_psnr_db"] == 150
+
+
 @pytest.mark.parametrize(
     ("change", "engine", "said"),
     [

@@ -251,3 +251,26 @@ def test_openvino_is_imported_without_its_telemetry():
         "assert not any(name.startswith('openvino_telemetry') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Brings arrays to OpenVINO's bindings from several threads, before any other has been brought.
+FIRST_ARRAYS = """
+import sys, threading, numpy as np
+from ecea.runtime.backends.openvino import _import_quietly
+openvino = _import_quietly()
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(8)
+def bring():
+    barrier.wait()
+    openvino.Tensor(np.zeros(1, np.float32))
+threads = [threading.Thread(target=bring) for _ in range(8)]
+for thread in threads:
+    thread.start()
+"""
+
+
+def test_threads_that_bring_the_first_arrays_do_not_wait_for_one_another():
+    """OpenVINO's bindings look numpy up at the first array, and two threads that made them do so waited for ever."""
+    pytest.importorskip("openvino")
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", FIRST_ARRAYS], check=True, timeout=30)

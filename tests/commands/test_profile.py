@@ -1,0 +1,57 @@
+"""``ecea-profile``: what it prints and writes, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_a_profile_as_json(backend: str, run: Run, bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
+    done = run("ecea-profile", "--backend", backend, "--batch", "1,3", "--runs", 4, "-o", "profile.json")
+    assert (done.status, done.stderr) == (0, "")
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert (profile["engine"], profile["backend"], profile["arithmetic"]) == ("fp32", backend, "f32")
+    assert [latency["batch"] for latency in profile["latencies"]] == [1, 3]
+    for latency in profile["latencies"]:
+        median, slow, slowest = (latency["percentiles"][name] for name in ("50", "90", "99"))
+        assert 0 < median <= slow <= slowest
+        assert latency["tiles_per_second"] == pytest.approx(latency["batch"] / median)
+        assert latency["runs"] == 4
+    assert profile["scene_tiles"] > 0
+    assert profile["stages"]["total"] >= profile["stages"]["inference"] > 0
+    # The operators of the tiny model, by the names that the backend gives them.
+    assert any("Mul" in layer["kind"] or "Eltwise" in layer["kind"] for layer in profile["layers"])
+    assert all(layer["seconds"] >= 0 for layer in profile["layers"])
+
+
+def test_a_profile_as_a_page(run: Run, bundle: Path, tmp_path: Path) -> None:
+    done = run("ecea-profile", "--backend", "cpu", "--runs", 2, "-o", "profile.html")
+    assert done.status == 0
+    assert done.stdout.startswith("fp32 on cpu in f32, ")
+    page = (tmp_path / "profile.html").read_text()
+    assert "<h1>fp32 on cpu in f32</h1>" in page
+    assert "Latency" in page
+    assert "tiny.ecea" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-o", "profile.png"), "profile.png: is neither .json nor .html"),
+        (("--batch", "0"), "20 runs of batches 0 cannot be timed"),
+        (("--runs", "0"), "0 runs of batches 1 cannot be timed"),
+        (("--engine", "int8"), "export it with 'ecea-export CHECKPOINT --engine int8'"),
+        (("--streams", "900", "--threads", "2"), "900 streams cannot share 2 threads: expected 1 to 2"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_refusals(arguments: tuple[str, ...], said: str, run: Run, bundle: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert said in run("ecea-profile", *arguments).sentence()
+    assert sorted(tmp_path.iterdir()) == before

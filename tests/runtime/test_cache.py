@@ -1,0 +1,405 @@
+"""Compiled models are kept for the next start, and never make it wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecea.runtime import open_engine
+from ecea.runtime.cache import cache_folder, entry_for
+
+pytest.importorskip("openvino")
+
+SIZE = 32
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``$ECEA_CACHE``, which does not exist yet."""
+    folder = tmp_path / "compiled"
+    monkeypatch.setenv("ECEA_CACHE", str(folder))
+    return folder
+
+
+def gap_value(bundle: Path, **options: Any) -> float:
+    """What the tiny bundle makes of a gap, which is the number in its weights: 0.25."""
+    image = np.zeros((1, 3, SIZE, SIZE), np.float32)
+    mask = np.ones((1, 1, SIZE, SIZE), np.float32)
+    with open_engine(bundle, backend="openvino", **options) as engine:
+        out, _ = engine.infer(image, mask, mask)
+    assert out.min() == out.max()
+    return float(out.max())
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a folder: its bytes, and the time of its last change."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def blob(cache: Path) -> Path:
+    (found,) = cache.glob("*/*.blob")
+    return found
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each model that OpenVINO is asked for, whether it took it from the cache."""
+    import openvino
+
+    seen: list[bool] = []
+    compile_model = openvino.Core.compile_model
+
+    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+        compiled = compile_model(self, *arguments, **options)
+        seen.append(bool(compiled.get_property("LOADED_FROM_CACHE")))
+        return compiled
+
+    monkeypatch.setattr(openvino.Core, "compile_model", watched)
+    return seen
+
+
+def test_the_second_start_takes_what_the_first_compiled(
+    cache: Path, tiny_bundle: Callable[..., Path], compilations: list[bool]
+) -> None:
+    bundle = tiny_bundle()
+    assert gap_value(bundle) == 0.25
+    kept = contents(cache)
+    assert len(list(cache.iterdir())) == 1
+    for options in ({}, {"threads": 1}, {"threads": 2, "streams": 2}):  # one entry serves them all
+        assert gap_value(bundle, **options) == 0.25
+    assert compilations == [False, True, True, True]
+    assert contents(cache) == kept
+
+
+def test_only_the_user_may_look_inside(cache: Path, tiny_bundle: Callable[..., Path]) -> None:
+    """Whoever can write there decides what is run."""
+    before = os.umask(0)
+    try:
+        gap_value(tiny_bundle())
+    finally:
+        os.umask(before)
+    (entry,) = cache.iterdir()
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (cache, entry)] == [0o700, 0o700]
+
+
+def test_an_empty_name_switches_it_off(
+    tiny_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("ECEA_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder() is None
+    assert gap_value(tiny_bundle()) == 0.25
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.ecea"]
+
+
+def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECEA_CACHE", "/data/compiled")
+    assert cache_folder() == Path("/data/compiled")
+    monkeypatch.delenv("ECEA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/anne/caches")
+    assert cache_folder() == Path("/home/anne/caches/ecea")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/anne")
+    assert cache_folder() == Path("/home/anne/.cache/ecea")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, where not even root can make a folder")
+def test_a_folder_that_cannot_be_written_is_done_without(
+    tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECEA_CACHE", "/proc/ecea")
+    assert gap_value(tiny_bundle()) == 0.25
+
+
+def test_a_file_in_its_place_is_done_without_and_stays(cache: Path, tiny_bundle: Callable[..., Path]) -> None:
+    cache.write_text("precious")
+    assert gap_value(tiny_bundle()) == 0.25
+    assert cache.read_text() == "precious"
+
+
+# Damage
+
+
+def flipped(data: bytes) -> bytes:
+    """As a disk does it: a few bytes in the middle, which OpenVINO itself does not see."""
+    start = len(data) // 3
+    return data[:start] + bytes(byte ^ 0xFF for byte in data[start : start + 64]) + data[start + 64 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "short": lambda data: data[:100],
+    "half": lambda data: data[: len(data) // 2],
+    "zeros": lambda data: bytes(len(data)),
+    "noise": lambda data: np.random.default_rng(0).bytes(len(data)),
+    "flipped": flipped,
+    "longer": lambda data: data + b"more",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_compiled_anew(
+    damage: str, cache: Path, tiny_bundle: Callable[..., Path], compilations: list[bool]
+) -> None:
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    path = blob(cache)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert gap_value(bundle) == 0.25
+    assert gap_value(bundle) == 0.25
+    assert compilations == [False, False, True]
+
+
+def test_an_entry_that_lacks_its_blob_is_compiled_anew(
+    cache: Path, tiny_bundle: Callable[..., Path], compilations: list[bool]
+) -> None:
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    blob(cache).unlink()
+    assert [gap_value(bundle), gap_value(bundle)] == [0.25, 0.25]
+    assert compilations == [False, False, True]
+
+
+def test_an_entry_that_openvino_refuses_is_compiled_anew(
+    cache: Path, tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    compile_model = openvino.Core.compile_model
+
+    def refusing(self: Any, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        if "CACHE_DIR" in properties:
+            raise RuntimeError("cannot deserialize")
+        return compile_model(self, model, device, properties)
+
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    monkeypatch.setattr(openvino.Core, "compile_model", refusing)
+    assert gap_value(bundle) == 0.25
+    assert list(cache.iterdir()) == []
+
+
+# What an entry is for
+
+
+def replace_weights(bundle: Path, file: str, old: float, new: float) -> None:
+    """Give a bundle other weights, with the hash to go with them, and the date of the old."""
+    path = bundle / file
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(np.float32(old).tobytes(), np.float32(new).tobytes()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for record in manifest["engines"]:
+        for described in record["files"]:
+            data = (bundle / described["name"]).read_bytes()
+            described.update(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_other_weights_of_the_same_size_and_date_are_other_weights(
+    cache: Path, tiny_bundle: Callable[..., Path]
+) -> None:
+    """Packagers give all files one date; the backend itself goes by path and date of the model alone."""
+    bundle = tiny_bundle()
+    assert gap_value(bundle) == 0.25
+    replace_weights(bundle, "generator.fp32.weights", 0.25, 0.75)
+    assert gap_value(bundle) == 0.75
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_changed_model_has_an_entry_of_its_own(cache: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+
+    def opened(content: str = "", compiler: str = "compiler-1") -> str:
+        with entry_for(model, content, cache, compiler) as folder:
+            assert folder is not None
+            known = (folder / "compiled").exists()
+            (folder / "compiled").write_bytes(b"x")
+        return "known" if known else "new"
+
+    model.write_bytes(b"one")
+    assert [opened(), opened()] == ["new", "known"]
+    assert [opened(compiler="compiler-2"), opened(content="other weights")] == ["new", "new"]
+    model.write_bytes(b"three")
+    assert [opened(), opened()] == ["new", "known"]
+    os.utime(model, (1, 1))
+    assert [opened(), opened()] == ["new", "known"]
+    assert len(list(cache.iterdir())) == 5
+
+
+# What is deleted, and what is not
+
+
+def fill(cache: Path, model: Path, content: str) -> None:
+    with entry_for(model, content, cache, "compiler") as folder:
+        assert folder is not None
+        (folder / "compiled").write_text(content)
+
+
+def names(cache: Path) -> set[str]:
+    return {path.read_text() for path in cache.glob("*/compiled")}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"a model")
+    return path
+
+
+def test_the_six_used_last_are_kept(cache: Path, model: Path) -> None:
+    for number in range(6):
+        fill(cache, model, str(number))
+        (entry,) = (path.parent for path in cache.glob("*/compiled") if path.read_text() == str(number))
+        os.utime(entry, (number, number))
+    fill(cache, model, "0")  # used again
+    fill(cache, model, "6")
+    assert names(cache) == {"0", "2", "3", "4", "5", "6"}
+    fill(cache, model, "7")
+    assert names(cache) == {"0", "3", "4", "5", "6", "7"}
+
+
+def test_what_else_lies_there_is_left_alone(cache: Path, model: Path) -> None:
+    """Somebody may name a folder that holds all their work."""
+    precious = [cache / f"work {number}" / "thesis.txt" for number in range(9)] + [cache / ".git" / "HEAD"]
+    for path in precious:
+        path.parent.mkdir(parents=True)
+        path.write_text("years of it")
+        os.utime(path.parent, (1, 1))
+    for number in range(8):
+        fill(cache, model, str(number))
+    assert all(path.read_text() == "years of it" for path in precious)
+    assert len(names(cache)) == 6
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError, MemoryError])
+def test_nothing_half_made_is_left_by_an_exception(error: type[BaseException], cache: Path, model: Path) -> None:
+    def interrupted() -> None:
+        with entry_for(model, "", cache, "compiler") as folder:
+            assert folder is not None
+            (folder / "compiled").write_text("half of it")
+            raise error
+
+    if error is RuntimeError:
+        interrupted()  # the compiler's own: it is asked again, without a cache
+    else:
+        with pytest.raises(error):
+            interrupted()
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_entry_outlives_an_exception_that_is_not_its_fault(
+    error: type[BaseException], cache: Path, model: Path
+) -> None:
+    fill(cache, model, "whole")
+    with pytest.raises(error), entry_for(model, "whole", cache, "compiler"):
+        raise error
+    assert names(cache) == {"whole"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ecea.runtime.cache import entry_for
+
+with entry_for(Path(sys.argv[1]), "killed", Path(sys.argv[2]), "compiler") as folder:
+    (folder / "compiled").write_text("half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_never_read_and_goes_in_the_end(cache: Path, model: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, model, cache], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = cache.iterdir()
+    with entry_for(model, "killed", cache, "compiler") as folder:
+        assert folder is not None
+        assert list(folder.iterdir()) == []
+        (folder / "compiled").write_text("whole")
+    assert left.exists()  # for all we know, somebody is at it
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(left, (two_days_ago, two_days_ago))
+    fill(cache, model, "another")
+    assert not left.exists()
+    assert names(cache) == {"whole", "another"}
+
+
+# Several at once
+
+
+def test_of_two_that_compile_at_once_one_publishes(cache: Path, model: Path) -> None:
+    with entry_for(model, "", cache, "compiler") as slower:
+        assert slower is not None
+        (slower / "compiled").write_text("slower")
+        fill(cache, model, "")
+        (faster,) = cache.glob("[!.]*")
+    assert [path.name for path in cache.iterdir()] == [faster.name]
+    assert (faster / "compiled").read_text() == ""
+
+
+OPENING = """
+import sys
+import numpy as np
+from ecea.runtime import open_engine
+
+print("ready", flush=True)
+sys.stdin.readline()
+with open_engine(sys.argv[1], backend="openvino") as engine:
+    mask = np.ones((1, 1, 32, 32), np.float32)
+    print(engine.infer(np.zeros((1, 3, 32, 32), np.float32), mask, mask)[0].max(), flush=True)
+"""
+
+
+def test_two_processes_open_one_bundle_at_once(cache: Path, tiny_bundle: Callable[..., Path]) -> None:
+    bundle = tiny_bundle()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENING, bundle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in both] == ["0.25\n", "0.25\n"]
+    (entry,) = cache.iterdir()
+    assert not entry.name.startswith(".")
+
+
+def test_an_entry_that_disappears_meanwhile_is_compiled_anew(
+    cache: Path, tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has made room, or the user has."""
+    import openvino
+
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    compile_model = openvino.Core.compile_model
+
+    def cleared(self: Any, *arguments: Any) -> Any:
+        shutil.rmtree(cache)
+        return compile_model(self, *arguments)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", cleared)
+    assert gap_value(bundle) == 0.25
