@@ -218,8 +218,8 @@ def test_one_tile_is_calibrated_and_measured_on_with_a_warning(calibrated: Calla
     manifest, said = calibrated(write(tmp_path / "one.tif", values, 0))
     (tile,) = manifest["calibration"]["tiles"]
     assert (tile["source"], tile["number"]) == ("one.tif", 0)
-    # The tile is 64 px wide, the scene 40: what lies outside is missing too.
-    assert tile["gap_share"] == pytest.approx(1 - 38 * 40 / 64**2)
+    # The tile is 64 px wide, the scene 40: its edge is repeated, the two rows of gap among it.
+    assert tile["gap_share"] == pytest.approx(2 / 64)
     assert any("INT8 is measured on the tiles that it is calibrated on" in line for line in said)
     assert not any("synthetic" in line for line in said)
 

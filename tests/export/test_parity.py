@@ -170,13 +170,14 @@ def test_what_is_within_tolerance_is_measured(small: Any) -> None:
 
 
 def test_missing_pixels_are_measured_apart(small: Any) -> None:
-    def in_gaps(out: Tensor, out_edge: Tensor) -> tuple[Tensor, Tensor]:
-        return out + np.float32(2e-5) * (small.tiles.mask[: len(out)] > 0), out_edge
+    """What is wrong elsewhere never reaches a scene."""
 
-    entries = {entry["output"]: entry for entry in compared(small, in_gaps)}
-    assert entries["out"]["missing_psnr_db"] == pytest.approx(-20 * math.log10(2e-5), abs=0.1)
-    assert entries["out"]["psnr_db"] > entries["out"]["missing_psnr_db"] + 3
-    assert entries["out_edge"]["missing_psnr_db"] == 150
+    def around_gaps(out: Tensor, out_edge: Tensor) -> tuple[Tensor, Tensor]:
+        return out + np.float32(2e-5) * (small.tiles.mask[: len(out)] == 0), out_edge
+
+    entry, _ = compared(small, around_gaps)
+    assert entry["missing_psnr_db"] == 150
+    assert 90 < entry["psnr_db"] < 120
 
 
 @pytest.mark.parametrize(

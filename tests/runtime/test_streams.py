@@ -295,7 +295,8 @@ def test_closing_early_cancels_what_has_not_begun() -> None:
         assert next(told(results)) == ("batch", 0)
         results.close()  # type: ignore[attr-defined]
         work.let_go.set()
-    assert session.begun == [0, 9]
+        engine.infer(*tiles(5, size=4))
+    assert session.begun == [0, 9, 5]
 
 
 @pytest.mark.parametrize("wrong", [0, 3])
@@ -320,4 +321,5 @@ def test_an_error_of_the_source_cancels_what_was_started() -> None:
         with pytest.raises(ValueError, match="edges"):
             list(infer_tiles(broken(), engine, Progress()))
         work.let_go.set()
-    assert session.begun == [9]
+        engine.infer(*tiles(5, size=4))
+    assert session.begun == [9, 5]
