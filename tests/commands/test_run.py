@@ -285,7 +285,7 @@ def test_progress_goes_to_a_terminal(bundle: Path, scene: Path, tmp_path: Path) 
     os.close(ours)
     assert process.returncode == 0
     assert json.loads(printed)["results"][0]["pixels_filled"] == 30
-    assert "fp32 on cpu, bundle tiny.ecea (the only bundle in the current directory)" in seen
+    assert "fp32 on cpu in f32, bundle tiny.ecea (the only bundle in the current directory)" in seen
     assert re.search(r"scene\.tif .*100%.*\d+ tiles +[\d.]+/s", seen)
 
 
