@@ -166,16 +166,6 @@ def test_a_damaged_entry_is_compiled_anew(
     assert compilations == [False, False, True]
 
 
-def test_an_entry_that_lacks_its_blob_is_compiled_anew(
-    cache: Path, tiny_bundle: Callable[..., Path], compilations: list[bool]
-) -> None:
-    bundle = tiny_bundle()
-    gap_value(bundle)
-    blob(cache).unlink()
-    assert [gap_value(bundle), gap_value(bundle)] == [0.25, 0.25]
-    assert compilations == [False, False, True]
-
-
 def test_an_entry_that_openvino_refuses_is_compiled_anew(
     cache: Path, tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
