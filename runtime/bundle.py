@@ -22,8 +22,6 @@ ENVIRONMENT_VARIABLE = "ECEA_BUNDLE"
 
 MAX_TILE_SIZE = 4096  # px; attention grows with the fourth power
 
-_HASH_CHUNK = 1 << 20
-
 
 @dataclass(frozen=True)
 class BundleFile:
@@ -142,29 +140,54 @@ def read_bundle(path: Path) -> Bundle:
     return bundle
 
 
-def check_files(bundle: Bundle, record: EngineRecord) -> Path:
-    """Compare the files of one engine with their hashes and return the path of its model.
+def check_sizes(bundle: Bundle, record: EngineRecord) -> Path:
+    """See that the files of one engine are there and as long as they were, and return the path of its model.
 
     Raises:
-        RequestError: where a file is missing or is not the one that was exported.
+        RequestError: where a file is missing or has another size.
     """
     for file in record.files:
         path = bundle.path / file.name
         try:
             if is_special(path):
                 raise OSError(None, "it is a device or a pipe")
-            size, digest = path.stat().st_size, _sha256(path)
+            size = path.stat().st_size
         except OSError as error:
+            raise _unreadable(path, error) from error
+        if size != file.size:
             raise RequestError(
-                f"{path}: cannot be read ({error.strerror}), although the bundle's manifest names it: copy the "
-                "bundle again, whole, or export it again"
-            ) from error
-        if digest != file.sha256:
-            raise RequestError(
-                f"{path}: has sha256 {digest[:12]} and {size} bytes, the manifest says {file.sha256[:12]} and "
-                f"{file.size}: the file has changed since it was exported; copy the bundle again or export it again"
+                f"{path}: has {size} bytes, the manifest says {file.size}: the file has changed since it was "
+                "exported; copy the bundle again or export it again"
             )
     return bundle.path / record.files[0].name
+
+
+def check_files(bundle: Bundle, record: EngineRecord) -> Path:
+    """Compare the files of one engine with their hashes and return the path of its model.
+
+    Raises:
+        RequestError: where a file is missing or is not the one that was exported.
+    """
+    model = check_sizes(bundle, record)
+    for file in record.files:
+        path = bundle.path / file.name
+        try:
+            digest = _sha256(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if digest != file.sha256:
+            raise RequestError(
+                f"{path}: has sha256 {digest[:12]}, the manifest says {file.sha256[:12]}: the file has changed since "
+                "it was exported; copy the bundle again or export it again"
+            )
+    return model
+
+
+def _unreadable(path: Path, error: OSError) -> RequestError:
+    return RequestError(
+        f"{path}: cannot be read ({error.strerror}), although the bundle's manifest names it: copy the bundle again, "
+        "whole, or export it again"
+    )
 
 
 def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
@@ -188,7 +211,4 @@ def _is_plain(name: str) -> bool:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

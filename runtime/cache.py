@@ -14,8 +14,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 ENVIRONMENT_VARIABLE = "ECEA_CACHE"
 
@@ -29,6 +31,8 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{24}\.[0-9a-f]{8}")
 _ABANDONED_SECONDS = 24 * 3600  # no compilation takes as long: whoever began was killed
 
 _DIGESTS = "sha256.json"
+_DIGEST_BYTES = 32 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def cache_folder() -> Path | None:
@@ -43,9 +47,16 @@ def cache_folder() -> Path | None:
         return None
 
 
+class Entry(NamedTuple):
+    """Where a backend keeps its compiled form of a model; ``known``: it is there, else the folder is empty."""
+
+    folder: Path
+    known: bool
+
+
 @contextmanager
-def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator[Path | None]:
-    """Give the folder that a backend keeps its compiled form of ``model`` in, for the block to load from or fill.
+def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator[Entry | None]:
+    """Give the entry that a backend keeps its compiled form of ``model`` in, for the block to load from or fill.
 
     A new entry appears whole, after the block. Where the block raises, the entry is taken for damaged and deleted,
     and the block's exception is kept from the caller, who compiles without a cache then; as does one who is given
@@ -55,7 +66,7 @@ def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator
         model: the file to compile.
         content: what tells this model and its weights from others that may come to lie at the same path.
         cache: the folder of all entries.
-        compiler: what compiles it, with its version.
+        compiler: what compiles it, with its version, for which processor.
     """
     entry = cache / _key(model, content, compiler)
     known = _is_whole(entry)
@@ -70,7 +81,7 @@ def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator
         yield None
         return
     try:
-        yield folder
+        yield Entry(folder, known)
     except RuntimeError:
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -98,13 +109,28 @@ def _is_whole(entry: Path) -> bool:
         return False
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in folder.iterdir():
-        if path.name != _DIGESTS:
-            with path.open("rb") as stream:
-                digests[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digests
+def _digests(folder: Path) -> dict[str, list[str]]:
+    """The SHA-256 of each part of each file, computed side by side: the next start waits for it."""
+    with ThreadPoolExecutor() as threads:
+        return {
+            path.name: list(threads.map(_digest, *zip(*_parts(path), strict=True)))
+            for path in folder.iterdir()
+            if path.name != _DIGESTS
+        }
+
+
+def _parts(path: Path) -> list[tuple[Path, int]]:
+    """Where each part of a file begins; the one after the last byte is empty, and tells a file that has grown."""
+    return [(path, start) for start in range(0, path.stat().st_size + 1, _DIGEST_BYTES)]
+
+
+def _digest(path: Path, start: int) -> str:
+    digest, end = hashlib.sha256(), start + _DIGEST_BYTES
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while chunk := stream.read(min(_CHUNK_BYTES, end - stream.tell())):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _publish(folder: Path, entry: Path) -> None:

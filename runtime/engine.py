@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from ecea.runtime.backends import BACKENDS, Session
 from ecea.runtime.backends.layers import LayerTime
 from ecea.runtime.backends.settings import Settings
-from ecea.runtime.bundle import Bundle, EngineRecord, check_files, find_bundle, read_bundle
+from ecea.runtime.bundle import Bundle, EngineRecord, check_files, check_sizes, find_bundle, read_bundle
 from ecea.runtime.cache import cache_folder
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
 
@@ -126,7 +127,7 @@ class Engine:
         if record is None:
             raise EceaError(f"{self.bundle.path}: holds no {self.engine} engine for {self.backend}")
         model = check_files(self.bundle, record)
-        settings = _settings(record, self.threads, streams=1)
+        settings = _settings(self.bundle, record, self.threads, streams=1)
         return BACKENDS[self.backend].layer_times(model, settings, (image, edge, mask))
 
     def close(self) -> None:
@@ -215,15 +216,18 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _settings(record: EngineRecord, threads: int, streams: int) -> Settings:
+def _settings(bundle: Bundle, record: EngineRecord, threads: int, streams: int) -> Settings:
     # Time and size do not tell bundles apart whose files were all given the same date, as packagers do.
     content = " ".join(file.sha256 for file in record.files)
-    return Settings(threads, streams, record.arithmetic, cache_folder(), content)
+    verify = partial(check_files, bundle, record)
+    return Settings(threads, streams, record.arithmetic, cache_folder(), content, verify)
 
 
 def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int) -> Session:
     record = bundle.record(engine, backend)
     if record is None:
         raise BackendUnavailable(f"the bundle holds no {engine} engine for it")
-    model: Path = check_files(bundle, record)
-    return BACKENDS[backend].load(model, _settings(record, threads, streams))
+    # Half a gigabyte takes a third of a second to hash, so what is not read is not: see Backend.verifies.
+    check = check_sizes if BACKENDS[backend].verifies else check_files
+    model: Path = check(bundle, record)
+    return BACKENDS[backend].load(model, _settings(bundle, record, threads, streams))

@@ -42,14 +42,19 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """How to use one backend; see the module's own text."""
+    """How to use one backend; see the module's own text.
+
+    Attributes:
+        verifies: it calls ``settings.verify`` itself, because it does not always read the model's files.
+    """
 
     load: Callable[[Path, Settings], Session]
     layer_times: Callable[[Path, Settings, Inputs], list[LayerTime]]
+    verifies: bool = False
 
 
 # In the order in which ``auto`` tries them.
 BACKENDS: dict[str, Backend] = {
-    "openvino": Backend(openvino.load, openvino.layer_times),
+    "openvino": Backend(openvino.load, openvino.layer_times, verifies=True),
     "cpu": Backend(cpu.load, cpu.layer_times),
 }

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.backends.settings import Settings
-from ecea.runtime.cache import entry_for
+from ecea.runtime.cache import Entry, entry_for
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]
@@ -130,10 +130,22 @@ def _compile(model: Path, settings: Settings, **more: Any) -> Any:
         **more,
     }
     if settings.cache is not None:
-        with entry_for(model, settings.content, settings.cache, f"openvino-{openvino.__version__}") as folder:
-            if folder is not None:
-                return core.compile_model(model, "CPU", {**properties, "CACHE_DIR": str(folder)})
+        compiler = f"openvino-{openvino.__version__} for {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        with entry_for(model, settings.content, settings.cache, compiler) as entry:
+            if entry is not None:
+                return _compile_in(entry, core, model, properties, settings)
+    settings.verify()
     try:
         return core.compile_model(model, "CPU", properties)
     except RuntimeError as error:
         raise EceaError(f"{model}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _compile_in(entry: Entry, core: Any, model: Path, properties: dict[str, Any], settings: Settings) -> Any:
+    """Fill an entry of the cache, or take what is in it: then the model's own files are neither read nor verified."""
+    if not entry.known:
+        settings.verify()
+    compiled = core.compile_model(model, "CPU", {**properties, "CACHE_DIR": str(entry.folder)})
+    if entry.known and not compiled.get_property("LOADED_FROM_CACHE"):
+        settings.verify()  # it had no use for the entry and has read them
+    return compiled

@@ -1,5 +1,6 @@
 """How a backend is to run a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ class Settings:
             instructions for is taken.
         cache: a folder for what was compiled, that the next start reads; None: nothing is kept.
         content: tells the model and its weights from others that may come to lie at the same path; for the cache.
+        verify: compares the model's files with their recorded hashes; raises RequestError where they differ. To be
+            called before they are read, by a backend that says it does (``Backend.verifies``).
     """
 
     threads: int
@@ -22,3 +25,4 @@ class Settings:
     arithmetic: tuple[str, ...] = ("f32",)
     cache: Path | None = None
     content: str = ""
+    verify: Callable[[], object] = lambda: None

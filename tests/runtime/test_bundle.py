@@ -97,7 +97,7 @@ def test_a_truncated_file_is_told_with_its_size(tiny_bundle):
     whole = weights.stat().st_size
     weights.write_bytes(weights.read_bytes()[:1000])
     bundle = read_bundle(path)
-    with pytest.raises(RequestError, match=rf"and 1000 bytes, the manifest says .* and {whole}"):
+    with pytest.raises(RequestError, match=rf"has 1000 bytes, the manifest says {whole}"):
         check_files(bundle, bundle.record("fp32", "cpu"))
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from ecea.runtime import open_engine
 from ecea.runtime.cache import cache_folder, entry_for
+from ecea.runtime.errors import RequestError
 
 pytest.importorskip("openvino")
 
@@ -217,11 +218,11 @@ def test_a_changed_model_has_an_entry_of_its_own(cache: Path, tmp_path: Path) ->
     model = tmp_path / "model.onnx"
 
     def opened(content: str = "", compiler: str = "compiler-1") -> str:
-        with entry_for(model, content, cache, compiler) as folder:
-            assert folder is not None
-            known = (folder / "compiled").exists()
-            (folder / "compiled").write_bytes(b"x")
-        return "known" if known else "new"
+        with entry_for(model, content, cache, compiler) as entry:
+            assert entry is not None
+            assert entry.known == (entry.folder / "compiled").exists()
+            (entry.folder / "compiled").write_bytes(b"x")
+        return "known" if entry.known else "new"
 
     model.write_bytes(b"one")
     assert [opened(), opened()] == ["new", "known"]
@@ -233,13 +234,73 @@ def test_a_changed_model_has_an_entry_of_its_own(cache: Path, tmp_path: Path) ->
     assert len(list(cache.iterdir())) == 5
 
 
+# What is read, and what is not
+
+
+def flip_in_place(path: Path) -> None:
+    """Damage a file, and leave its length and date as they were."""
+    before = path.stat()
+    path.write_bytes(flipped(path.read_bytes()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_bundle_whose_entry_is_whole_is_not_read_again(cache: Path, tiny_bundle: Callable[..., Path]) -> None:
+    """What was compiled comes of files that were sound; half a gigabyte more takes its time to hash."""
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    flip_in_place(bundle / "generator.fp32.weights")
+    assert gap_value(bundle) == 0.25
+    shutil.rmtree(cache)
+    with pytest.raises(RequestError, match=r"generator\.fp32\.weights: has sha256"):
+        gap_value(bundle)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_damaged_bundle_is_not_compiled_instead_of_a_damaged_entry(
+    cache: Path, tiny_bundle: Callable[..., Path]
+) -> None:
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    flip_in_place(bundle / "generator.fp32.weights")
+    flip_in_place(blob(cache))
+    with pytest.raises(RequestError, match=r"generator\.fp32\.weights: has sha256"):
+        gap_value(bundle)
+
+
+def test_a_bundle_that_openvino_reads_in_spite_of_an_entry_is_verified(
+    cache: Path, tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    flip_in_place(bundle / "generator.fp32.weights")
+    compile_model = openvino.Core.compile_model
+
+    def no_use_for_it(self: Any, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        return compile_model(self, model, device, {k: v for k, v in properties.items() if k != "CACHE_DIR"})
+
+    monkeypatch.setattr(openvino.Core, "compile_model", no_use_for_it)
+    with pytest.raises(RequestError, match=r"generator\.fp32\.weights: has sha256"):
+        gap_value(bundle)
+
+
+def test_files_of_another_length_are_refused_at_once(cache: Path, tiny_bundle: Callable[..., Path]) -> None:
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    with (bundle / "generator.fp32.weights").open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(RequestError, match=r"generator\.fp32\.weights: has \d+ bytes, the manifest says"):
+        gap_value(bundle)
+
+
 # What is deleted, and what is not
 
 
 def fill(cache: Path, model: Path, content: str) -> None:
-    with entry_for(model, content, cache, "compiler") as folder:
-        assert folder is not None
-        (folder / "compiled").write_text(content)
+    with entry_for(model, content, cache, "compiler") as entry:
+        assert entry is not None
+        (entry.folder / "compiled").write_text(content)
 
 
 def names(cache: Path) -> set[str]:
@@ -281,9 +342,9 @@ def test_what_else_lies_there_is_left_alone(cache: Path, model: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError, MemoryError])
 def test_nothing_half_made_is_left_by_an_exception(error: type[BaseException], cache: Path, model: Path) -> None:
     def interrupted() -> None:
-        with entry_for(model, "", cache, "compiler") as folder:
-            assert folder is not None
-            (folder / "compiled").write_text("half of it")
+        with entry_for(model, "", cache, "compiler") as entry:
+            assert entry is not None
+            (entry.folder / "compiled").write_text("half of it")
             raise error
 
     if error is RuntimeError:
@@ -309,8 +370,8 @@ import os, signal, sys
 from pathlib import Path
 from ecea.runtime.cache import entry_for
 
-with entry_for(Path(sys.argv[1]), "killed", Path(sys.argv[2]), "compiler") as folder:
-    (folder / "compiled").write_text("half of it")
+with entry_for(Path(sys.argv[1]), "killed", Path(sys.argv[2]), "compiler") as entry:
+    (entry.folder / "compiled").write_text("half of it")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -319,10 +380,10 @@ def test_what_a_killed_process_left_is_never_read_and_goes_in_the_end(cache: Pat
     done = subprocess.run([sys.executable, "-c", KILLED, model, cache], timeout=60)
     assert done.returncode == -signal.SIGKILL
     (left,) = cache.iterdir()
-    with entry_for(model, "killed", cache, "compiler") as folder:
-        assert folder is not None
-        assert list(folder.iterdir()) == []
-        (folder / "compiled").write_text("whole")
+    with entry_for(model, "killed", cache, "compiler") as entry:
+        assert entry is not None
+        assert list(entry.folder.iterdir()) == []
+        (entry.folder / "compiled").write_text("whole")
     assert left.exists()  # for all we know, somebody is at it
     two_days_ago = time.time() - 2 * 24 * 3600
     os.utime(left, (two_days_ago, two_days_ago))
@@ -337,7 +398,7 @@ def test_what_a_killed_process_left_is_never_read_and_goes_in_the_end(cache: Pat
 def test_of_two_that_compile_at_once_one_publishes(cache: Path, model: Path) -> None:
     with entry_for(model, "", cache, "compiler") as slower:
         assert slower is not None
-        (slower / "compiled").write_text("slower")
+        (slower.folder / "compiled").write_text("slower")
         fill(cache, model, "")
         (faster,) = cache.glob("[!.]*")
     assert [path.name for path in cache.iterdir()] == [faster.name]
