@@ -45,7 +45,7 @@ PEER = "PyTorch eager, as published"
 PUBLISHED_GFLOP = 62.7  # of the default configuration, a tile
 
 # Batches that a path computes in its turn, after one that is not counted: as a scene would, one after another.
-BATCHES_A_TURN = 2
+BATCHES_A_TURN = 4
 
 Tensors = tuple[np.ndarray, ...]
 

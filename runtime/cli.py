@@ -62,7 +62,7 @@ def run(
         ),
     ] = None,
     overlap: Annotated[
-        int | None, typer.Option(metavar="PX", help="Shared by tiles; default: an eighth of one.")
+        int | None, typer.Option(metavar="PX", help="Shared by tiles; default: 5/64 of one, as published.")
     ] = None,
     blend: Annotated[str, typer.Option(help="linear or mean.")] = "linear",
     reference: Annotated[bool, typer.Option("--reference", help="Reproduce the published application.")] = False,

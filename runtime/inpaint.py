@@ -101,7 +101,7 @@ def inpaint(
             there. With ``nodata``, a float that is not finite is a gap too.
         stretch: (minimum, maximum[, gamma]) in the scene's units, mapped to [0, 1] for the generator; None: 0 to 255
             for uint8, else chosen from the scene's values.
-        overlap: pixels that neighbouring tiles share at least, 0 to half a tile; None: an eighth of a tile.
+        overlap: pixels that neighbouring tiles share at least, 0 to half a tile; None: 20 px of 256, as published.
         blend: ``linear`` or ``mean``, how they are averaged there.
         reference: reproduce the published application on an 8-bit scene: its tiles, mean blending, ``mask="zero"``,
             values ``floor(255 v)``, and the whole generated image written, valid pixels too.

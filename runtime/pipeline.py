@@ -27,7 +27,7 @@ Tensor = npt.NDArray[np.float32]
 # How many items a stage may be ahead of the next. A strip is a row of tiles, a batch some 1.3 MB a tile: the
 # memory of a run is bounded by these, not by the height of the scene.
 _STRIPS_AHEAD = 1
-_BATCHES_AHEAD = 4
+_BATCHES_AHEAD = 2
 
 STAGES = ("survey", "reading", "edges", "inference", "blending", "writing")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ecea.runtime.errors import RequestError
 
 BLENDS = ("linear", "mean")
-PUBLISHED_OVERLAP = 20  # px
+PUBLISHED_OVERLAP = 20  # px, of tiles of 256
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -35,8 +35,8 @@ class TileGrid:
 
 
 def default_overlap(size: int) -> int:
-    """An eighth of a tile: 32 px for tiles of 256."""
-    return size // 8
+    """As the published application: 20 px for tiles of 256, and as large a share of others."""
+    return size * PUBLISHED_OVERLAP // 256
 
 
 def covering_grid(height: int, width: int, size: int, overlap: int, blend: str = "linear") -> TileGrid:
