@@ -33,7 +33,7 @@ def fill_navier_stokes(values: Values, missing: Mask, stretch: Stretch) -> Value
 
 
 def fill_fillnodata(values: Values, missing: Mask, stretch: Stretch) -> Values:
-    """GDAL's FillNodata: weighted by inverse distance to the nearest valid value of several directions, no smoothing."""
+    """GDAL's FillNodata: the nearest valid values of several directions by inverse distance, without smoothing."""
     distance = max(SEARCH_DISTANCE, math.ceil(distance_transform_edt(missing).max()))
     known = (~missing).astype(np.uint8)
     return np.stack([fillnodata(band.astype(np.float32), mask=known, max_search_distance=distance) for band in values])

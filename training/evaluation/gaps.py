@@ -55,7 +55,13 @@ class Stripes:
         # So far from the centre line that every stripe of the frame has its full width.
         swath = 10 * (height + width)
         return slc_off_gaps(
-            height, width, phase=rng.uniform(0, PERIOD), tilt=tilt, max_width=self.width, swath_width=swath, centre=-swath
+            height,
+            width,
+            phase=rng.uniform(0, PERIOD),
+            tilt=tilt,
+            max_width=self.width,
+            swath_width=swath,
+            centre=-swath,
         )
 
 
@@ -94,8 +100,8 @@ class OwnMasks:
         path = next((file for file in beside if file.exists()), None)
         if path is None:
             raise RequestError(
-                f"{scene.path}: has no mask {beside[0].name} beside it: put one there, or give its gaps with --masks or "
-                "--stripes"
+                f"{scene.path}: has no mask {beside[0].name} beside it: put one there, or give its gaps with --masks "
+                "or --stripes"
             )
         mask = read_mask(path)
         if mask.shape != scene.valid.shape:
@@ -127,7 +133,9 @@ def read_mask(path: Path) -> Mask:
         with rasterio.open(path) as dataset:
             mask = np.asarray(dataset.read(1) > 0)
     except rasterio.RasterioIOError as error:
-        raise RequestError(f"{path}: is not a mask that can be read ({error}): give a raster, above 0 in holes") from error
+        raise RequestError(
+            f"{path}: is not a mask that can be read ({error}): give a raster, above 0 in holes"
+        ) from error
     if not mask.any():
         raise RequestError(f"{path}: has no hole, all of its values are 0 or less: expected values above 0 in holes")
     return mask

@@ -14,7 +14,8 @@ from ecea.runtime.engine import Engine
 from ecea.runtime.inpaint import inpaint
 from ecea.runtime.masks import Mask
 from ecea.training.evaluation.baselines import fill
-from ecea.training.evaluation.scenes import CleanScene
+from ecea.training.evaluation.metrics import published_levels
+from ecea.training.evaluation.scenes import CleanScene, Unit
 
 Values = npt.NDArray[Any]
 
@@ -32,6 +33,11 @@ class Case:
     scene: CleanScene
     gaps: str
     gap: Mask
+
+    @cached_property
+    def truth(self) -> Unit:
+        """(3, H, W) float32 in [0, 1], 0 where the clean scene has no data."""
+        return self.scene.to_unit(self.scene.values)
 
     @cached_property
     def holed(self) -> Values:
@@ -69,7 +75,10 @@ class Method(Protocol):
     about: dict[str, str]
 
     def fill(self, case: Case) -> Filled:
-        """Fill the gaps of a case."""
+        """Fill the gaps of a case; nothing else may change."""
+
+    def generate(self, case: Case) -> Unit | None:
+        """(3, H, W) in [0, 1]: the whole image drawn anew, valid pixels too; None where that is not done."""
 
 
 class BaselineMethod:
@@ -84,7 +93,12 @@ class BaselineMethod:
     def fill(self, case: Case) -> Filled:
         """Fill from valid pixels alone: what the clean scene lacks is as missing as the gaps."""
         scene = case.scene
-        return Filled(fill(self.name, case.holed, case.gap | ~scene.valid, scene.stretch), left=0)
+        filled = fill(self.name, case.holed, case.gap | ~scene.valid, scene.stretch)
+        return Filled(np.where(case.gap, filled, case.holed), left=0)
+
+    def generate(self, case: Case) -> Unit | None:
+        """A baseline draws nothing but gaps."""
+        return None
 
 
 class GeneratorMethod:
@@ -93,12 +107,14 @@ class GeneratorMethod:
     Args:
         engine: an open engine; whoever opened it closes it.
         name: what the results call it.
+        published: draw whole images too, as the published application does.
     """
 
     is_baseline = False
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, *, published: bool = False) -> None:
         self.name = name
+        self._published = published
         self._engine = engine
         self.about = {
             "path": str(engine.bundle.path),
@@ -118,6 +134,19 @@ class GeneratorMethod:
             result = inpaint(source, target, self._engine, mask=mask, stretch=case.scene.stretch)
             with rasterio.open(target) as dataset:
                 return Filled(dataset.read(), result.pixels_left)
+
+    def generate(self, case: Case) -> Unit | None:
+        """Run the scene in 8 bits, gaps as zeros, in reference mode. Data that are 0 count as gaps, as published."""
+        if not self._published:
+            return None
+        with tempfile.TemporaryDirectory(prefix="ecea-evaluate-") as name:
+            source, target = Path(name) / "scene.tif", Path(name) / "generated.tif"
+            levels = np.rint(255 * published_levels(case.truth)).astype(np.uint8)
+            _write(source, np.where(case.gap, np.uint8(0), levels))
+            inpaint(source, target, self._engine, reference=True)
+            with rasterio.open(target) as dataset:
+                generated = dataset.read().astype(np.float32) / np.float32(255)
+        return np.where(case.scene.valid, generated, np.float32(0))
 
 
 def _write_scene(path: Path, case: Case) -> None:

@@ -45,7 +45,9 @@ class StepSums:
     def steps(self) -> Steps:
         """The ratios."""
         return Steps(
-            int(self.edge_pairs.sum()), self._ratio(self.edge, self.edge_pairs), self._ratio(self.inside, self.inside_pairs)
+            int(self.edge_pairs.sum()),
+            self._ratio(self.edge, self.edge_pairs),
+            self._ratio(self.inside, self.inside_pairs),
         )
 
     def _ratio(self, steps: npt.NDArray[np.float64], pairs: npt.NDArray[np.int64]) -> float | None:
@@ -85,9 +87,7 @@ def step_sums(image: Unit, gap: Mask, valid: Mask) -> StepSums:
             chosen = _pairs(one, other, direction)
             sums[kind][direction] = step[chosen].sum()
             pairs[kind][direction] = np.count_nonzero(chosen)
-    return StepSums(
-        sums["edge"], pairs["edge"], sums["inside"], pairs["inside"], sums["ground"], pairs["ground"]
-    )
+    return StepSums(sums["edge"], pairs["edge"], sums["inside"], pairs["inside"], sums["ground"], pairs["ground"])
 
 
 def _pairs(one: Mask, other: Mask, direction: int) -> Mask:
