@@ -21,13 +21,11 @@ _DRAWS = 50  # until a mask is taken to have no hole that falls on this scene
 
 
 class GapSource(Protocol):
-    """Where gaps come from.
+    """Where gaps come from."""
 
-    Attributes:
-        label: what the results call them; no two sources of an evaluation share one.
-    """
-
-    label: str
+    @property
+    def label(self) -> str:
+        """What the results call them; no two sources of an evaluation share one."""
 
     def draw(self, scene: CleanScene, rng: np.random.Generator) -> Mask:
         """Gaps for a scene: (H, W), True where it is to lose its values."""

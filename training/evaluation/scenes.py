@@ -105,9 +105,7 @@ def read_clean_scene(path: Path, bands: Sequence[int], stretch: Stretch | None) 
         rows = scene.read(0, scene.height)
         values = rows.bands[scene.band_positions]
         nodata = scene.dataset.nodata
-    valid = rows.declared.all(axis=0)
-    if values.dtype.kind == "f":
-        valid &= np.isfinite(values).all(axis=0)
+    valid = np.asarray((rows.declared & np.isfinite(values)).all(axis=0))
     if not valid.any():
         raise RequestError(f"{path}: has no valid pixel at all: there is nothing to compare a fill with")
     chosen = automatic_stretch(values.dtype, values[:, valid]) if stretch is None else stretch

@@ -87,20 +87,14 @@ def _width_table(evaluation: Evaluation) -> Table:
 
 def _whole_table(evaluation: Evaluation) -> Table:
     with_generated = any(result.outcome.generated for result in evaluation.results)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for gaps in evaluation.gaps:
         for result in _results(evaluation, gaps):
             outcome = result.outcome
-            row = (
-                gaps,
-                result.method,
-                *_score_cells(outcome.whole),
-                f"{outcome.pixels_left:,}",
-                f"{outcome.seconds:.1f}",
-            )
-            if with_generated:
-                row += (", ".join(_score_cells(outcome.generated)[:3]) if outcome.generated else NOTHING,)
-            rows.append(row)
+            work = (f"{outcome.pixels_left:,}", f"{outcome.seconds:.1f}")
+            generated = ", ".join(_score_cells(outcome.generated)[:3]) if outcome.generated else NOTHING
+            last = (generated,) if with_generated else ()
+            rows.append((gaps, result.method, *_score_cells(outcome.whole), *work, *last))
     headers = (*_WHOLE_HEADERS, _GENERATED) if with_generated else _WHOLE_HEADERS
     return Table("Over whole images, in 8 bits", headers, _without_repeats(rows))
 

@@ -8,6 +8,8 @@ from ecea.runtime.masks import Mask
 CLASSES: tuple[tuple[int, int | None], ...] = ((1, 2), (3, 4), (5, 8), (9, 14), (15, None))
 """Least and greatest width of each class in px, both included; the last is open."""
 
+_CUT_OFF = 1 << 40  # more than any width
+
 
 def class_name(bounds: tuple[int, int | None]) -> str:
     """``5-8``, or ``>14``."""
@@ -19,8 +21,8 @@ def gap_widths(missing: Mask) -> npt.NDArray[np.int64]:
     """The width of the gap at each missing pixel.
 
     It is the shorter of two runs of missing pixels through it, along its row and along its column: for SLC-off stripes
-    their height down a column, as the width of such a gap is usually given. A gap cut off by the border of the scene
-    is as wide as what the scene shows of it.
+    their height down a column, as the width of such a gap is usually given. A run that the border of the scene cuts off
+    is taken only where the other one is cut off too.
 
     Args:
         missing: (H, W), True in gaps, and where the scene itself has no data.
@@ -28,7 +30,7 @@ def gap_widths(missing: Mask) -> npt.NDArray[np.int64]:
     Returns:
         (H, W) px; 0 where nothing is missing.
     """
-    return np.minimum(_run_lengths(missing), _run_lengths(missing.T).T)
+    return np.minimum(_run_lengths(missing), _run_lengths(missing.T).T) % _CUT_OFF
 
 
 def width_classes(widths: npt.NDArray[np.int64]) -> dict[str, Mask]:
@@ -40,10 +42,16 @@ def width_classes(widths: npt.NDArray[np.int64]) -> dict[str, Mask]:
 
 
 def _run_lengths(mask: Mask) -> npt.NDArray[np.int64]:
-    """(n, m), for each True the length of the run along axis 1 that it is part of; 0 for each False."""
+    """(n, m), for each True the length of the run along axis 1 that it is part of; 0 for each False.
+
+    ``_CUT_OFF`` is added where the run begins or ends at the border.
+    """
     flat = np.pad(mask, ((0, 0), (1, 1))).ravel()  # no run goes on in the next row
     changes = np.flatnonzero(flat[1:] != flat[:-1])
-    lengths = changes[1::2] - changes[::2]
+    first, last = changes[::2] + 1, changes[1::2]
+    lengths = last - first + 1
+    row = mask.shape[1] + 2
+    at_border = (first % row == 1) | (last % row == row - 2)
     result = np.zeros(flat.size, np.int64)
-    result[flat] = np.repeat(lengths, lengths)
+    result[flat] = np.repeat(lengths + _CUT_OFF * at_border, lengths)
     return result.reshape(mask.shape[0], -1)[:, 1:-1]
