@@ -60,7 +60,7 @@ def fill(name: str, values: Values, missing: Mask, stretch: Stretch) -> Values:
         name: one of ``BASELINES``.
         values: (3, H, W), integers or floats; what they are where missing has no influence.
         missing: (H, W), True where all three bands are to be filled; not everywhere.
-        stretch: the values that matter: what OpenCV cannot take as it is, it is given in 16 bits of this range.
+        stretch: the values that matter: OpenCV's methods are given them in 16 bits of this range.
 
     Returns:
         (3, H, W) of the same dtype; integers rounded to nearest.
@@ -77,15 +77,12 @@ def _as_dtype(values: Values, dtype: np.dtype[Any]) -> Values:
 
 
 def _inpaint(values: Values, missing: Mask, stretch: Stretch, method: int) -> Values:
-    # OpenCV leaves missing pixels of the first row and column: they are moved inside by mirroring.
+    # OpenCV leaves missing pixels of the first row and column, and others beside them take what stands there (seen
+    # with 5.0): they are moved inside by mirroring, and what stands in a gap is the nearest valid pixel.
     hidden = np.pad(missing, 1, mode="reflect").astype(np.uint8)
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode="reflect")
-    if values.dtype == np.uint8:
-        image = np.ascontiguousarray(np.moveaxis(padded, 0, -1))
-        filled = np.moveaxis(cv2.inpaint(image, hidden, INPAINT_RADIUS, method), -1, 0)
-        return filled[:, 1:-1, 1:-1]
-    # Of other types OpenCV takes one band at a time, and with float32 Telea's method is off by up to 0.5 (seen with
-    # OpenCV 5.0); with 16 bits it is not.
+    padded = np.pad(fill_nearest(values, missing, stretch), ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    # In 16 bits, whatever the scene has. In 8 bits, Telea's method rounds up at each pixel on its way into a gap, which
+    # costs it up to 1 dB; in float32 it is off by up to 0.5 (both seen with 5.0).
     bits = np.rint(stretch.to_unit(padded) * 65535).astype(np.uint16)
     filled = np.stack([cv2.inpaint(band, hidden, INPAINT_RADIUS, method) for band in bits])[:, 1:-1, 1:-1]
     return stretch.from_unit((filled / 65535).astype(np.float32), np.dtype(np.float64))
