@@ -71,6 +71,14 @@ def test_ssim_of_two_flat_images() -> None:
     assert scores.ssim == pytest.approx(expected, rel=1e-6)
 
 
+def test_ssim_over_pixels_is_the_mean_of_the_map_there() -> None:
+    truth, filled, where = images(9)
+    filled[:, :8] = truth[:, :8]
+    scores = Comparison(truth, filled).over(where).scores()
+    assert scores.ssim == pytest.approx(ssim_map(truth, filled)[:, where].mean())
+    assert scores.ssim != pytest.approx(ssim_map(truth, filled).mean(), abs=1e-3)
+
+
 def test_a_perfect_fill() -> None:
     truth, _, where = images(1)
     scores = Comparison(truth, truth).over(where).scores()

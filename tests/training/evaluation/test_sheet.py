@@ -67,6 +67,17 @@ def test_gaps_and_nodata_have_their_colours(scenes: list[Path], tmp_path: Path) 
     assert all(nodata[:, columns].any() for columns in in_column)
 
 
+def test_pixels_are_squares(tmp_path: Path, write_raster: Make) -> None:
+    values = np.zeros((3, 20, 60), np.uint8)
+    values[:, :, 30:] = 200
+    values[:, 10:] += 20
+    low = sheet_of(tmp_path / "sheet.png", [write_raster(tmp_path / "low.tif", values)], 1)
+    bright = (low[54 : 54 + PANEL, 20 : 20 + PANEL] > 245).all(axis=2)  # the clean scene, in the first cell
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    assert len(rows) == pytest.approx(PANEL * 10 / 60, abs=2)
+    assert len(columns) == pytest.approx(PANEL * 30 / 60, abs=2)
+
+
 @pytest.mark.parametrize(("scenes", "gaps"), [(1, 1), (1, 9), (2, 3), (40, 1), (40, 4), (3, 2)])
 def test_cases_are_spread(scenes: int, gaps: int) -> None:
     sheet = ContactSheet([f"s{i}" for i in range(scenes)], [f"g{i}" for i in range(gaps)])
