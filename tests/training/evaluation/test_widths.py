@@ -13,21 +13,21 @@ from ecea.training.evaluation.widths import CLASSES, class_name, gap_widths, wid
 MASKS = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 24)))
 
 
-def run_through(line: Mask, place: int) -> tuple[bool, int]:
-    """Whether the run through a place of a line is cut off by an end of the line, and its length."""
+def run_through(line: Mask, place: int) -> int:
+    """Length of the run through a place of a line; twice that where an end of the line cuts it off."""
     first = last = place
     while first > 0 and line[first - 1]:
         first -= 1
     while last < len(line) - 1 and line[last + 1]:
         last += 1
-    return first == 0 or last == len(line) - 1, last - first + 1
+    return (last - first + 1) * (2 if first == 0 or last == len(line) - 1 else 1)
 
 
 @given(mask=MASKS)
-def test_the_shorter_whole_run_through_each_pixel(mask: Mask) -> None:
+def test_the_shorter_run_through_each_pixel(mask: Mask) -> None:
     expected = np.zeros(mask.shape, int)
     for row, column in np.argwhere(mask):
-        expected[row, column] = min(run_through(mask[row], column), run_through(mask[:, column], row))[1]
+        expected[row, column] = min(run_through(mask[row], column), run_through(mask[:, column], row))
     assert np.array_equal(gap_widths(mask), expected)
 
 
@@ -40,7 +40,9 @@ def test_classes_part_the_missing_pixels(mask: Mask) -> None:
 @pytest.mark.parametrize("width", [2, 8, 14])
 def test_a_stripe_is_as_wide_as_it_was_drawn(width: int) -> None:
     gap = slc_off_gaps(200, 200, max_width=width, swath_width=1000, centre=-2000)
-    assert set(np.unique(gap_widths(gap)[width:-width])) == {0, width}
+    widths = gap_widths(gap)
+    assert np.mean(widths[gap] == width) > 0.9  # but for some that the border cuts off
+    assert set(np.unique(widths[width:-width, 90:-90])) == {0, width}
 
 
 def test_bounds_and_names_of_classes() -> None:
