@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
+from ecea.runtime.paths import is_special
 from ecea.runtime.scene import Scene
 from ecea.runtime.stretch import Stretch, automatic_stretch
 
@@ -67,6 +68,8 @@ def find_rasters(paths: Iterable[Path], what: str) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise RequestError(f"{path}: no such file or folder: give {what}, files or folders of them")
+        if is_special(path):
+            raise RequestError(f"{path}: is a device or a pipe: give {what}, files or folders of them")
         if not path.is_dir():
             found.append(path)
             continue

@@ -16,7 +16,7 @@ from ecea.training.evaluation.methods import Case
 from ecea.training.evaluation.metrics import Scores
 from ecea.training.evaluation.scenes import Unit
 
-CROP = 112
+CROP = 140
 """Pixels of a scene that a panel shows at most, in height and width."""
 PANEL = 280
 """Pixels of the sheet that a panel is high and wide; a smaller scene is drawn in the middle of it."""

@@ -1,6 +1,7 @@
 """What ``ecea-evaluate`` refuses, each in one sentence, with nothing written; and what it takes from its options."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,12 @@ def test_scenes_that_cannot_be_evaluated(job: Job, noise: NDArray[np.uint8], wri
     assert "tiny.tif: is 50 x 10 px, smaller than the 11 px" in refusal(job, scenes=[tiny])
     assert "text.tif: is not a raster that GDAL opens" in refusal(job, scenes=[text])
     assert "empty: holds no raster" in refusal(job, scenes=[folder / "empty"])
+
+
+def test_a_pipe_is_not_waited_for(job: Job, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tif")
+    for changes in ({"scenes": [tmp_path / "pipe.tif"]}, {"masks": [tmp_path / "pipe.tif"]}):
+        assert "pipe.tif: is a device or a pipe" in refusal(job, **changes)
 
 
 def test_names_that_two_would_share(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
