@@ -1,0 +1,162 @@
+"""What ``ecea-evaluate`` refuses, each in one sentence, with nothing written; and what it takes from its options."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ecea.runtime.errors import RequestError
+from ecea.training.evaluation.job import Job, run
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def job(tmp_path: Path, noise: NDArray[np.uint8], write_raster: Make) -> Job:
+    """``nearest`` on one scene with stripes of 4 px, written to ``out.json``."""
+    (tmp_path / "scenes").mkdir()
+    return Job(
+        scenes=[write_raster(tmp_path / "scenes" / "a.tif", noise)],
+        bundles=[],
+        checkpoints=[],
+        baselines=["nearest"],
+        masks=[],
+        stripes=(4,),
+        seed=0,
+        folds=None,
+        fold=None,
+        bands=(1, 2, 3),
+        stretch=None,
+        engine="fp32",
+        backend="cpu",
+        num_heads=None,
+        threads=1,
+        published=False,
+        outputs=[tmp_path / "out.json"],
+        sheet=tmp_path / "sheet.png",
+    )
+
+
+def refusal(job: Job, **changes: Any) -> str:
+    """The sentence that the changed job ends with; nothing may have been written."""
+    with pytest.raises(RequestError) as refused:
+        run(replace(job, **changes), as_json=False)
+    assert not [path for path in job.outputs if path.exists()]
+    assert job.sheet is not None
+    assert not job.sheet.exists()
+    return str(refused.value)
+
+
+def evaluated(job: Job, **changes: Any) -> Any:
+    """The JSON of the changed job."""
+    run(replace(job, **changes), as_json=False)
+    return json.loads(job.outputs[0].read_text())
+
+
+def test_results_and_sheet(job: Job) -> None:
+    content = evaluated(job)
+    assert content["settings"] == {"bands": [1, 2, 3], "stretch": None, "seed": 0, "folds": None, "fold": None}
+    assert [result["method"] for result in content["results"]] == ["nearest"]
+    assert job.sheet is not None
+    assert job.sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_baselines(job: Job) -> None:
+    content = evaluated(job, baselines=["nearest", "all"])
+    assert [method["name"] for method in content["methods"]] == ["telea", "navier-stokes", "fillnodata", "nearest"]
+
+
+def test_a_folder_of_scenes_with_masks_of_their_own(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    folder = job.scenes[0].parent
+    write_raster(folder / "b.tif", noise)
+    mask = np.zeros((1, 40, 50), np.uint8)
+    mask[0, 10:13] = 1
+    for name in ("a", "b"):
+        write_raster(folder / f"{name}_mask.tif", mask)
+    content = evaluated(job, scenes=[folder], stripes=())
+    assert [Path(case["scene"]).name for case in content["cases"]] == ["a.tif", "b.tif"]
+    assert {case["gaps"] for case in content["cases"]} == {"own masks"}
+    assert content["results"][0]["outcome"]["gap"]["pixels"] == 2 * 3 * 50
+    write_raster(folder / "b_mask.tif", mask[:, :30])
+    job.outputs[0].unlink()
+    job.sheet.unlink()  # type: ignore[union-attr]
+    assert "b_mask.tif: is a mask of 50 x 30 px, the scene has 50 x 40" in refusal(job, scenes=[folder], stripes=())
+
+
+def test_the_scenes_of_a_fold(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    """Patches of one scene stay together."""
+    folder = job.scenes[0].parent
+    for name in ("b_1", "b_2", "c", "d_1"):
+        write_raster(folder / f"{name}.tif", noise)
+    found = []
+    for fold in range(3):
+        content = evaluated(job, scenes=[folder], folds=3, fold=fold)
+        found.append([Path(case["scene"]).stem for case in content["cases"]])
+    assert found == [["a", "d_1"], ["b_1", "b_2"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"baselines": ["biharmonic"]}, "baseline 'biharmonic' is unknown: expected all or one of telea"),
+        ({"stripes": (2, 40)}, "stripes of 40 px are impossible"),
+        ({"folds": 5}, "--folds and --fold go together"),
+        ({"fold": 0}, "--folds and --fold go together"),
+        ({"folds": 2, "fold": 0}, "1 scenes (a) cannot be split into 2 folds"),
+        ({"stripes": ()}, "a.tif: has no mask a_mask.tif beside it"),
+        ({"bands": (1, 2, 4)}, "a.tif: has 3 bands, bands 1,2,4 were asked for"),
+        ({"scenes": [Path("absent.tif")]}, "absent.tif: no such file or folder"),
+        ({"masks": [Path("absent")]}, "absent: no such file or folder"),
+        ({"bundles": [Path("absent.ecea")]}, "absent.ecea: is not a bundle"),
+        ({"bundles": [Path("absent.ecea")], "engine": "fp8"}, "engine 'fp8' is unknown"),
+        ({"checkpoints": [Path("absent.pth")]}, "absent.pth does not exist"),
+        ({"outputs": [Path("out.csv")]}, "out.csv: is neither .json nor .md"),
+        ({"sheet": Path("sheet.jpg")}, "sheet.jpg: is not .png"),
+        ({"sheet": Path("absent/sheet.png")}, "absent"),
+    ],
+    ids=lambda value: ",".join(f"{key}={given}" for key, given in value.items()) if isinstance(value, dict) else "",
+)
+def test_refusals(changes: dict[str, Any], said: str, job: Job) -> None:
+    assert said in refusal(job, **changes)
+
+
+def test_no_fold_of_that_number(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    write_raster(job.scenes[0].parent / "b.tif", noise)
+    assert "there is no fold 2 of 2: expected 0 to 1" in refusal(job, scenes=[job.scenes[0].parent], folds=2, fold=2)
+
+
+def test_scenes_that_cannot_be_evaluated(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    folder = job.scenes[0].parent
+    void = write_raster(folder / "void.tif", np.zeros_like(noise), nodata=0)
+    tiny = write_raster(folder / "tiny.tif", noise[:, :10])
+    text = folder / "text.tif"
+    text.write_text("no raster")
+    (folder / "empty").mkdir()
+    assert "void.tif: has no valid pixel at all" in refusal(job, scenes=[void])
+    assert "tiny.tif: is 50 x 10 px, smaller than the 11 px" in refusal(job, scenes=[tiny])
+    assert "text.tif: is not a raster that GDAL opens" in refusal(job, scenes=[text])
+    assert "empty: holds no raster" in refusal(job, scenes=[folder / "empty"])
+
+
+def test_a_pipe_is_not_waited_for(job: Job, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tif")
+    for changes in ({"scenes": [tmp_path / "pipe.tif"]}, {"masks": [tmp_path / "pipe.tif"]}):
+        assert "pipe.tif: is a device or a pipe" in refusal(job, **changes)
+
+
+def test_names_that_two_would_share(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    folder = job.scenes[0].parent
+    holes = (noise[:1] > 100).astype(np.uint8)
+    masks = [write_raster(folder / "m.tif", holes), write_raster(folder / "m.png", holes, driver="PNG")]
+    assert "2 masks are named 'm'" in refusal(job, masks=masks)
+
+
+def test_a_mask_without_a_hole(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    flat = write_raster(job.scenes[0].parent / "flat.tif", np.zeros_like(noise[:1]))
+    assert "flat.tif: has no hole" in refusal(job, masks=[flat])

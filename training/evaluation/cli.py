@@ -1,0 +1,109 @@
+"""``ecea-evaluate``: how good a generator is at filling gaps, beside methods that need no training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecea.runtime.command import Version, new_app, numbers, sentences, start
+from ecea.runtime.errors import RequestError
+from ecea.runtime.stretch import parse_stretch
+
+COMMAND = "ecea-evaluate"
+
+app = new_app()
+
+
+@app.command()
+def evaluate(
+    scenes: Annotated[
+        list[Path], typer.Option(metavar="PATH", help="Clean scene, or folder of scenes; repeat for several.")
+    ],
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Bundle to evaluate; repeat for several. Default: as for ecea-run, if no method is named.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Checkpoint to evaluate through PyTorch; repeat for several."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="telea, navier-stokes, fillnodata or nearest; all for all four; repeat for several."),
+    ] = None,
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Mask above 0 in holes, or folder of masks, laid over each scene at random; repeat for several. "
+            "Default, without --stripes: NAME_mask.tif beside each scene NAME.tif.",
+        ),
+    ] = None,
+    stripes: Annotated[
+        str | None, typer.Option(metavar="W,W,...", help="SLC-off stripes of these widths, px, at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random places.")] = 0,
+    folds: Annotated[int | None, typer.Option(help="Scenes, sorted by name, are split into so many.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Evaluate on the scenes of this one alone; the first is 0.")] = None,
+    bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of the scenes.")] = "1,2,3",
+    stretch: Annotated[
+        str | None,
+        typer.Option(metavar="MIN,MAX,GAMMA", help="Values mapped to [0, 1]; default: as ecea-run chooses them."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Precision of bundles: fp32, fp16 or int8.")] = "fp32",
+    backend: Annotated[str, typer.Option(help="What runs bundles: auto, openvino or cpu.")] = "auto",
+    num_heads: Annotated[
+        str | None, typer.Option(metavar="A,B,C,D", help="Attention heads of checkpoints, if not 1,2,4,8.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Also measure whole images drawn anew, as the published figures were.")
+    ] = False,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", metavar="FILE.json|.md", help="Also write the results; repeat for both."),
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also write a contact sheet.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of tables.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Version = False,
+) -> None:
+    """Hide parts of clean scenes, fill them with each method, and measure how near the fills come to the truth."""
+    with sentences(COMMAND, debug):
+        try:
+            from ecea.training.evaluation.job import Job, run
+        except ImportError as error:
+            raise RequestError(
+                f"evaluating needs scikit-image, scipy and pillow ({error}): install ecea with its 'train' extra"
+            ) from error
+        job = Job(
+            scenes=scenes,
+            bundles=bundle or [],
+            checkpoints=checkpoint or [],
+            baselines=baseline or [],
+            masks=masks or [],
+            stripes=numbers(stripes, "stripes") or (),
+            seed=seed,
+            folds=folds,
+            fold=fold,
+            bands=numbers(bands, "bands") or (),
+            stretch=parse_stretch(stretch) if stretch is not None else None,
+            engine=engine,
+            backend=backend,
+            num_heads=numbers(num_heads, "heads"),
+            threads=threads,
+            published=published,
+            outputs=output or [],
+            sheet=sheet,
+        )
+        run(job, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point."""
+    start(app, COMMAND)

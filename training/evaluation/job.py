@@ -1,0 +1,179 @@
+"""What ``ecea-evaluate`` was asked for, and doing it."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ecea.runtime.engine import open_engine
+from ecea.runtime.errors import RequestError
+from ecea.runtime.stretch import Stretch
+from ecea.runtime.writer import check_destination, whole_or_nothing
+from ecea.training.evaluation.baselines import BASELINES
+from ecea.training.evaluation.evaluate import Evaluation, evaluate
+from ecea.training.evaluation.gaps import GapSource, OwnMasks, mask_source, stripes
+from ecea.training.evaluation.methods import BaselineMethod, GeneratorMethod, Method
+from ecea.training.evaluation.report import evaluation_json
+from ecea.training.evaluation.scenes import find_rasters
+from ecea.training.evaluation.sheet import ContactSheet
+from ecea.training.evaluation.tables import markdown, print_tables, tables
+from ecea.training.folds import scene_folds, scene_of
+
+ALL = "all"
+FORMATS = (".json", ".md")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The options of ``ecea-evaluate``, in its own words (``ecea-evaluate -h``)."""
+
+    scenes: Sequence[Path]
+    bundles: Sequence[Path]
+    checkpoints: Sequence[Path]
+    baselines: Sequence[str]
+    masks: Sequence[Path]
+    stripes: Sequence[int]
+    seed: int
+    folds: int | None
+    fold: int | None
+    bands: Sequence[int]
+    stretch: Stretch | None
+    engine: str
+    backend: str
+    num_heads: Sequence[int] | None
+    threads: int | None
+    published: bool
+    outputs: Sequence[Path]
+    sheet: Path | None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on, beside the scenes and the methods, for the record."""
+        given = self.stretch
+        return {
+            "bands": list(self.bands),
+            "stretch": None if given is None else [given.minimum, given.maximum, given.gamma],
+            "seed": self.seed,
+            "folds": self.folds,
+            "fold": self.fold,
+        }
+
+
+def run(job: Job, *, as_json: bool) -> None:
+    """Evaluate, write what is to be written, and print tables, or JSON instead.
+
+    Raises:
+        RequestError: where an option, a scene, a mask, a bundle or a checkpoint is not what is needed.
+        EceaError: where the work fails. Nothing is written in either case.
+    """
+    _check_outputs(job)
+    scenes = _of_fold(job, find_rasters(job.scenes, "scenes"))
+    sources = _sources(job)
+    with ExitStack() as stack:
+        methods = _methods(job, stack)
+        sheet = ContactSheet([str(scene) for scene in scenes], [source.label for source in sources])
+        with _progress(len(scenes) * len(sources) * len(methods)) as on_fill:
+            done = evaluate(
+                scenes,
+                sources,
+                methods,
+                bands=job.bands,
+                stretch=job.stretch,
+                seed=job.seed,
+                watch=sheet.watch if job.sheet else None,
+                on_fill=on_fill,
+            )
+    _write(job, done, sheet)
+    if as_json:
+        print(evaluation_json(done, job.settings), end="")
+    else:
+        print_tables(tables(done))
+
+
+def _check_outputs(job: Job) -> None:
+    for path in job.outputs:
+        if path.suffix not in FORMATS:
+            raise RequestError(f"{path}: is neither {' nor '.join(FORMATS)}: name the results one of these")
+    if job.sheet is not None and job.sheet.suffix != ".png":
+        raise RequestError(f"{job.sheet}: is not .png: name the contact sheet so")
+    for path in [*job.outputs, *([job.sheet] if job.sheet else [])]:
+        check_destination(path)
+
+
+def _of_fold(job: Job, scenes: list[Path]) -> list[Path]:
+    """The scenes held out by the fold asked for; all of them where none is."""
+    if job.folds is None and job.fold is None:
+        return scenes
+    if job.folds is None or job.fold is None:
+        raise RequestError("--folds and --fold go together: give both, such as --folds 5 --fold 0, or none")
+    held_out = scene_folds((scene_of(path.stem) for path in scenes), job.folds)
+    if not 0 <= job.fold < job.folds:
+        raise RequestError(f"there is no fold {job.fold} of {job.folds}: expected 0 to {job.folds - 1}")
+    return [path for path in scenes if scene_of(path.stem) in held_out[job.fold]]
+
+
+def _sources(job: Job) -> list[GapSource]:
+    sources: list[GapSource] = [*stripes(job.stripes), *(mask_source(path) for path in job.masks)]
+    labels = [source.label for source in sources]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise RequestError(f"{labels.count(label)} masks are named '{label}': give them different names")
+    return sources or [OwnMasks()]
+
+
+def _methods(job: Job, stack: ExitStack) -> list[Method]:
+    """Open what is to be evaluated; ``stack`` closes it."""
+    named = list(dict.fromkeys(BASELINES if ALL in job.baselines else job.baselines))
+    for name in named:
+        if name not in BASELINES:
+            raise RequestError(f"baseline '{name}' is unknown: expected {ALL} or one of {', '.join(BASELINES)}")
+    methods: list[Method] = [BaselineMethod(name) for name in named]
+    # Without any method named, the bundle that ecea-run would take.
+    nothing_named = not (job.bundles or job.checkpoints or named)
+    for path in [None] if nothing_named else job.bundles:
+        engine = open_engine(path, engine=job.engine, backend=job.backend, threads=job.threads)
+        stack.enter_context(engine)
+        name = f"{engine.bundle.path.name} {engine.engine}"
+        methods.append(GeneratorMethod(engine, name, published=job.published))
+    methods += [_checkpoint(job, path, stack) for path in job.checkpoints]
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"{names.count(name)} methods are named '{name}': rename one, or evaluate them apart")
+    return methods
+
+
+def _checkpoint(job: Job, path: Path, stack: ExitStack) -> Method:
+    try:
+        from ecea.training.evaluation.checkpoint import open_checkpoint
+    except ImportError as error:
+        raise RequestError(
+            f"{path}: evaluating a checkpoint needs torch ({error}): install ecea with its 'train' extra"
+        ) from error
+    engine = stack.enter_context(open_checkpoint(path, num_heads=job.num_heads, threads=job.threads))
+    return GeneratorMethod(engine, path.name, published=job.published)
+
+
+def _write(job: Job, done: Evaluation, sheet: ContactSheet) -> None:
+    for path in job.outputs:
+        text = evaluation_json(done, job.settings) if path.suffix == ".json" else markdown(tables(done))
+        with whole_or_nothing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if job.sheet is not None:
+        sheet.write(job.sheet, [method.name for method in done.methods])
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, where that is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    columns = (TextColumn("filled"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
