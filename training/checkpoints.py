@@ -116,4 +116,4 @@ class Checkpoints:
 
 
 def _on_cpu(state: State) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

