@@ -35,7 +35,9 @@ def edge_map(gray_tile: npt.NDArray[np.uint8], missing: npt.NDArray[np.bool_]) -
     """
     mask = missing.astype(np.uint8)
     any_missing = bool(mask.any())
-    filled = cv2.inpaint(gray_tile, mask, _FILL_RADIUS, cv2.INPAINT_TELEA) if any_missing else gray_tile
+    filled = gray_tile
+    if any_missing:
+        filled = np.asarray(cv2.inpaint(gray_tile, mask, _FILL_RADIUS, cv2.INPAINT_TELEA), np.uint8)
     sobel = _sobel_norm(gray_tile)
     if any_missing:
         # A NaN reaches the 3 x 3 pixels around it, mirrored at the border as Sobel mirrors.

@@ -62,13 +62,17 @@ class Checkpoints:
         except OSError as error:
             raise RequestError(f"{self.folder}: cannot be made ({error.strerror}): name another output") from error
 
+    def generator(self, epoch: int) -> Path:
+        """Where the generator of an epoch is, or will be."""
+        return self.folder / f"G_{epoch}.pth"
+
     def save(self, epoch: int, generator: State, discriminator: State | None, resume: Mapping[str, Any]) -> Path:
         """Write the checkpoint of an epoch; the path of the generator's.
 
         Raises:
             EceaError: where the file system refuses; files that were there are as they were.
         """
-        path = self.folder / f"G_{epoch}.pth"
+        path = self.generator(epoch)
         self._write(path, _on_cpu(generator))
         if discriminator is not None:
             self._write(self.folder / f"D_{epoch}.pth", _on_cpu(discriminator))
@@ -103,8 +107,7 @@ class Checkpoints:
                     f"{path}: was trained with {name.replace('_', ' ')} {before.get(name)}, now it is "
                     f"{fixed.get(name)}: resume with what it was begun with, or begin anew in another folder"
                 )
-        epoch = state["epoch"]
-        self.last = self.folder / f"G_{epoch}.pth"
+        self.last = self.generator(state["epoch"])
         return state
 
     def _write(self, path: Path, content: object) -> None:

@@ -1,6 +1,7 @@
 """The device, the arithmetic and the processes that a run uses, through Lightning Fabric."""
 
 import logging
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -35,8 +36,9 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
         raise RequestError("precision fp16 is for GPUs: use bf16 or fp32 on a processor")
     # What it has to say is said by us.
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    arithmetic: Any = PRECISIONS[precision]
     fabric = Fabric(
-        accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto", precision=PRECISIONS[precision]
+        accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto", precision=arithmetic
     )
     fabric.launch()
     return fabric

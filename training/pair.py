@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -55,7 +55,7 @@ class Pair:
     @property
     def best(self) -> Generator:
         """The generator that is saved: the running mean where there is one."""
-        return self.generator if self.average is None else self.average.module
+        return self.generator if self.average is None else cast(Generator, self.average.module)
 
     def step(self, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Learn from a batch.
@@ -136,14 +136,14 @@ class Pair:
         adam.step()
 
     def _check(self, loss: Tensor, whose: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        finite = torch.isfinite(loss.detach()).float()
+        finite: Any = torch.isfinite(loss.detach()).float()
         if self._fabric.world_size > 1:  # all stop, or none waits for one that has stopped
             finite = self._fabric.all_reduce(finite, reduce_op="mean")
         if float(finite) == 1:
             return
-        values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
+        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
         raise Diverged(
-            f"the {whose}'s loss is {float(loss):g}{f' ({values})' if values else ''} on the tiles "
+            f"the {whose}'s loss is {float(loss.detach()):g}{f' ({values})' if values else ''} on the tiles "
             f"{'; '.join(dict.fromkeys(batch['name']))}"
         )
 
@@ -152,7 +152,7 @@ def _build(options: TrainingOptions) -> tuple[Generator, Discriminator | None]:
     attention = TrainingAttention(options.regularization.attention)
     generator = Generator(options.config, attention, options.regularization)
     initialize(generator)
-    generator.to(memory_format=torch.channels_last)  # a tenth faster on a processor, measured
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on a processor, measured
     if not options.weights.adversarial:
         return generator, None
     discriminator = Discriminator(options.config.out_c)

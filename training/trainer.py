@@ -162,8 +162,7 @@ class Trainer:
                     summary = self._epoch(epoch, batches, board, on_step, pictures=wanted)
                 if wanted:
                     self._finish(epoch, summary, board, say, time.perf_counter() - start)
-        assert self._checkpoints.last is not None  # the last epoch is always saved
-        return self._checkpoints.last
+        return self._checkpoints.generator(options.epochs)
 
     def _epoch(
         self, epoch: int, batches: Iterator[Batch], board: Board | None, on_step: OnStep, *, pictures: bool
@@ -203,7 +202,7 @@ class Trainer:
         path = self._checkpoints.save(epoch, pair.best.state_dict(), discriminator, resume)
         step = epoch * len(self._sampler)
         if board is not None:
-            board.scalars({f"PSNR/{name}": value for name, value in psnrs.items()}, step)
+            board.scalars({f"PSNR/{name.replace(' ', '_')}": value for name, value in psnrs.items()}, step)
         quality = ", ".join(f"{value:.1f} dB over {name}" for name, value in psnrs.items())
         terms = ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
         say(f"epoch {epoch}: {quality}; {terms}; {seconds:.0f} s; {path}")

@@ -1,5 +1,7 @@
 """The losses against numbers worked out by hand, and against the published formulas."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_gap_weight_is_a_weighted_mean() -> None:
 def test_discriminator_has_the_published_shape() -> None:
     discriminator = Discriminator()
     widths = [3, 64, 128, 256, 512, 1]
-    weights = sum(16 * a * b for a, b in zip(widths, widths[1:], strict=False))  # 4x4 kernels, no bias
+    weights = sum(16 * a * b for a, b in pairwise(widths))  # 4x4 kernels, no bias
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == weights
     judgement = discriminator(torch.rand(2, 3, 256, 256))
     assert judgement.shape == (2, 1, 30, 30)
