@@ -24,6 +24,7 @@ MODULES = {
     "ecea-run": "ecea.runtime.cli",
     "ecea-export": "ecea.export.cli",
     "ecea-profile": "ecea.runtime.profile_cli",
+    "ecea-train": "ecea.training.cli",
 }
 
 TILE = 32
