@@ -41,7 +41,8 @@ def train(
     mask: Annotated[
         str,
         typer.Option(
-            metavar="nodata|zero", help="Where rasters hold nothing to learn from: what they declare, or zeros."
+            metavar="nodata|zero|none",
+            help="Where rasters hold nothing to learn from: what they declare, zeros, nowhere.",
         ),
     ] = "nodata",
     group: Annotated[

@@ -84,6 +84,9 @@ def test_nothing_declared_means_clean_all_over_unless_zeros_are_none(write):
     path = str(write("a.tif", values))
     assert len(load_scene(Source(path, "a"), 64).corners) == 17
     assert len(load_scene(Source(path, "a", mask="zero"), 64).corners) == 7
+    declared = str(write("b.tif", values, nodata=0))
+    assert len(load_scene(Source(declared, "b"), 64).corners) == 7
+    assert len(load_scene(Source(declared, "b", mask="none"), 64).corners) == 17
 
 
 def test_scenes_that_cannot_be_used_are_refused(write):

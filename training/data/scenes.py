@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
-from ecea.runtime.scene import Scene
+from ecea.runtime.scene import Rows, Scene
 from ecea.runtime.stretch import Stretch, automatic_stretch
 from ecea.training.data.sources import Source
 
@@ -60,8 +60,8 @@ def load_scene(source: Source, tile: int) -> CleanScene:
         EceaError: where it is damaged.
     """
     # Where nothing is declared to be nodata, Scene takes no "nodata" for an answer; what is declared is in its rows.
-    declared_only = source.mask == "nodata"
-    with Scene(source.path, bands=source.bands, mask="zero" if declared_only else source.mask) as scene:
+    mask = "zero" if source.mask in ("nodata", "none") else source.mask
+    with Scene(source.path, bands=source.bands, mask=mask) as scene:
         if min(scene.height, scene.width) < tile:
             raise RequestError(
                 f"{source.path}: is {scene.width} x {scene.height} px, smaller than a tile of {tile} px: leave it out, "
@@ -73,7 +73,7 @@ def load_scene(source: Source, tile: int) -> CleanScene:
             rows = scene.read(top, min(top + _ROWS_AT_ONCE, scene.height))
             chosen = rows.bands[scene.band_positions]
             values[:, top : rows.bottom] = chosen
-            clean[top : rows.bottom] = _declared(rows.declared, chosen) if declared_only else ~rows.missing
+            clean[top : rows.bottom] = _clean(source.mask, rows, chosen)
     corners = _clean_corners(clean, tile)
     if not corners.size:
         raise RequestError(
@@ -83,11 +83,14 @@ def load_scene(source: Source, tile: int) -> CleanScene:
     return CleanScene(source, values, _stretch(source, values, clean), corners, tile, int(np.count_nonzero(clean)))
 
 
-def _declared(declared: Mask, values: npt.NDArray[Any]) -> Mask:
-    good = declared.all(axis=0)
+def _clean(mask: str, rows: Rows, values: npt.NDArray[Any]) -> Mask:
+    """(h, W), True where these rows hold something to learn from."""
+    if mask not in ("nodata", "none"):
+        return ~rows.missing
+    clean = rows.declared.all(axis=0) if mask == "nodata" else np.ones(values.shape[1:], bool)
     if values.dtype.kind == "f":
-        good &= np.isfinite(values).all(axis=0)
-    return np.asarray(good)
+        clean &= np.isfinite(values).all(axis=0)
+    return np.asarray(clean)
 
 
 def _clean_corners(clean: Mask, tile: int) -> npt.NDArray[np.int64]:

@@ -28,7 +28,8 @@ class Source:
         bands: three 1-based indexes.
         stretch: to [0, 1]; None for the one that ``ecea-run`` would choose.
         mask: where it holds nothing to learn from: ``nodata`` (what it declares; if it declares nothing, it is clean
-            all over), ``zero``, or the path of a raster that is not 0 there.
+            all over), ``zero``, ``none`` (all of it is clean, whatever it declares), or the path of a raster that is
+            not 0 there.
     """
 
     path: str
@@ -130,7 +131,7 @@ def _read_entry(entry: Mapping[str, Any], folder: Path, default: Source) -> Iter
     if surplus := set(entry) - _KEYS:
         raise KeyError(f"'{min(surplus)}' is no key of it")
     mask = entry.get("mask", default.mask)
-    if mask not in ("nodata", "zero"):
+    if mask not in ("nodata", "zero", "none"):
         mask = str(folder / mask)
     stretch = Stretch(*map(float, entry["stretch"])) if "stretch" in entry else default.stretch
     bands = entry.get("bands", default.bands)
