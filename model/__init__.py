@@ -12,5 +12,6 @@ from ecea.model.checkpoint import load_generator
 from ecea.model.config import GeneratorConfig
 from ecea.model.errors import CheckpointError
 from ecea.model.generator import Generator
+from ecea.model.regularization import Regularization
 
-__all__ = ["CheckpointError", "Generator", "GeneratorConfig", "load_generator"]
+__all__ = ["CheckpointError", "Generator", "GeneratorConfig", "Regularization", "load_generator"]

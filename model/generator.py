@@ -16,6 +16,7 @@ from ecea.model.layers import (
     map_to_tokens,
     tokens_to_map,
 )
+from ecea.model.regularization import NONE, Regularization
 
 
 class Generator(nn.Module):
@@ -26,9 +27,15 @@ class Generator(nn.Module):
     Args:
         config: the shape of the network.
         attention: the form of expectation attention to run; all forms compute the same function.
+        regularization: what is dropped at random in training mode; by default nothing.
     """
 
-    def __init__(self, config: GeneratorConfig, attention: Attention = expectation_attention) -> None:
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        attention: Attention = expectation_attention,
+        regularization: Regularization = NONE,
+    ) -> None:
         super().__init__()
         self.config = config
         grids, widths = config.grids, config.widths
@@ -36,7 +43,7 @@ class Generator(nn.Module):
 
         def stage(level: int) -> Stage:
             heads, depth = config.num_heads[level], config.depth[level]
-            return Stage(tokens[level], widths[level], heads, depth, attention)
+            return Stage(tokens[level], widths[level], heads, depth, attention, regularization)
 
         def token_mixer(level: int) -> nn.Conv1d:
             return nn.Conv1d(2 * tokens[level], tokens[level], 1)

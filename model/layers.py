@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecea.model.regularization import NONE, Regularization, drop_path, dropout
+
 # (qkv (B, N, 3C), s (B, N, C), gate (B, N, C), num_heads) -> (B, N, C)
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -36,7 +38,7 @@ class PatchEmbed(nn.Module):
 class ExpectationAttention(nn.Module):
     """Project tokens and edge tokens, attend (see ``ecea.kernels.eager``), project the result."""
 
-    def __init__(self, dim: int, num_heads: int, attention: Attention) -> None:
+    def __init__(self, dim: int, num_heads: int, attention: Attention, regularization: Regularization = NONE) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attention = attention
@@ -44,50 +46,71 @@ class ExpectationAttention(nn.Module):
         self.s = nn.Linear(dim, dim)
         self.gate = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
+        self.drop = dropout(regularization.dropout)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        return self.proj(self.attention(self.qkv(x), self.s(e), self.gate(x), self.num_heads))
+        return self.drop(self.proj(self.attention(self.qkv(x), self.s(e), self.gate(x), self.num_heads)))
 
 
 class Mlp(nn.Module):
     """Two linear layers with a GELU between, hidden width 4C."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, regularization: Regularization = NONE) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, 4 * dim)
         self.fc2 = nn.Linear(4 * dim, dim)
+        self.drop = dropout(regularization.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class Block(nn.Module):
     """One transformer block: edge-conditional attention and an MLP, each with its residual."""
 
-    def __init__(self, dim: int, num_heads: int, attention: Attention) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attention: Attention,
+        regularization: Regularization = NONE,
+        path_rate: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = ExpectationAttention(dim, num_heads, attention)
+        self.attn = ExpectationAttention(dim, num_heads, attention, regularization)
         self.norm3 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(dim)
+        self.mlp = Mlp(dim, regularization)
+        self.drop_path = drop_path(path_rate)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), self.norm2(e))
-        return x + self.mlp(self.norm3(x))
+        x = x + self.drop_path(self.attn(self.norm1(x), self.norm2(e)))
+        return x + self.drop_path(self.mlp(self.norm3(x)))
 
 
 class Stage(nn.Module):
     """One level of the encoder or the decoder: position, blocks with an outer residual each, norm."""
 
-    def __init__(self, tokens: int, dim: int, num_heads: int, depth: int, attention: Attention) -> None:
+    def __init__(
+        self,
+        tokens: int,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        attention: Attention,
+        regularization: Regularization = NONE,
+    ) -> None:
         super().__init__()
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
-        self.blocks = nn.ModuleList(Block(dim, num_heads, attention) for _ in range(depth))
+        self.drop = dropout(regularization.dropout)
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, attention, regularization, rate) for rate in regularization.path_rates(depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        x = x + self.pos_embed
+        x = self.drop(x + self.pos_embed)
         for block in self.blocks:
             x = x + block(x, e)
         return self.norm(x)

@@ -25,6 +25,7 @@ MODULES = {
     "ecea-export": "ecea.export.cli",
     "ecea-profile": "ecea.runtime.profile_cli",
     "ecea-evaluate": "ecea.training.evaluation.cli",
+    "ecea-train": "ecea.training.cli",
 }
 
 TILE = 32

@@ -1,0 +1,49 @@
+"""``ecea-train`` as users start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ecea.model import load_generator
+
+CODE = "from ecea.training.cli import main; main()"
+SMALL = ("--image-size", "64", "--embed-dim", "8", "--depth", "1,1,1,1", "--batch-size", "2", "--device", "cpu")
+
+
+def start(folder: Path, *arguments: object, path: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CODE, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": path or os.environ.get("PYTHONPATH", "")}
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_run_says_what_it_does_and_leaves_a_checkpoint(patches: Path, tmp_path: Path) -> None:
+    done = start(tmp_path, patches, *SMALL, "--epochs", 1, "-o", "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the perceptual and the style term are OFF: they need VGG-19's weights (--vgg FILE)" in done.stdout
+    assert "trained     run/G_1.pth" in done.stdout
+    assert load_generator(tmp_path / "run" / "G_1.pth").config.img_size == 64
+
+
+def test_help_needs_nothing_heavy(tmp_path: Path) -> None:
+    for module in ("torch", "lightning_fabric", "tensorboardX"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError('absent here')\n")
+    done = start(tmp_path, "-h", path=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--attention-dropout" in done.stdout
+    refused = start(tmp_path, "data", path=str(tmp_path))
+    assert refused.returncode == 2
+    assert "install ecea's 'train' extra" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_wrong_request_is_one_sentence(patches: Path, tmp_path: Path) -> None:
+    done = start(tmp_path, patches, *SMALL, "absent.tif")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "absent.tif: no such file" in done.stderr
+    assert not (tmp_path / "training").exists()

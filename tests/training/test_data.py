@@ -1,0 +1,225 @@
+"""Sources, scenes, folds and tiles."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecea.runtime.edges import edge_map, gray
+from ecea.runtime.errors import RequestError
+from ecea.runtime.sample import terrain
+from ecea.runtime.stretch import GENERATOR_CEILING, Stretch
+from ecea.training.data.augment import augment, parse_augmentations
+from ecea.training.data.folds import assign_folds, split
+from ecea.training.data.gaps import GapRecipe
+from ecea.training.data.scenes import load_scene
+from ecea.training.data.sources import Source, find_sources
+from ecea.training.data.tiles import EpochBatches, TileRecipe, Tiles, join_tiles, make_tile
+
+STRIPES = GapRecipe((("slc-off", 1.0),))
+
+
+def test_a_folder_is_one_scene_and_a_prefix_may_part_it(write):
+    for name in ("a_1", "a_2", "b_1"):
+        folder = write(f"patches/{name}.tif", np.ones((3, 64, 64), np.uint8)).parent
+    (folder / "notes.txt").write_text("no raster")
+    assert len({source.scene for source in find_sources([str(folder)])}) == 1
+    by_prefix = find_sources([str(folder)], group="prefix")
+    assert [source.scene.rpartition("/")[2] for source in by_prefix] == ["a", "a", "b"]
+
+
+def test_a_list_names_scenes_bands_and_stretches(tmp_path, write):
+    write("one.tif", np.ones((4, 64, 64), np.uint8))
+    write("more/x.tif", np.ones((3, 64, 64), np.uint8))
+    listed = tmp_path / "data.toml"
+    listed.write_text(
+        '[[source]]\npath = "one.tif"\nscene = "peru"\nbands = [[3,2,1],[4,3,2]]\nstretch = [0, 4000, 1]\n'
+        '[[source]]\npath = "more"\n'
+    )
+    found = find_sources([str(listed)])
+    assert [(source.scene, source.bands) for source in found[:2]] == [("peru", (3, 2, 1)), ("peru", (4, 3, 2))]
+    assert found[0].stretch == Stretch(0, 4000, 1)
+    assert found[2].path.endswith("more/x.tif")
+    assert found[2].stretch is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no toml", "x = 1\n", '[[source]]\nscene = "a"\n', '[[source]]\npath = "a"\ngamma = 2\n',
+     '[[source]]\npath = "a"\nstretch = ["b"]\n'],
+)  # fmt: skip
+def test_a_list_that_is_none_is_one_sentence(text, tmp_path):
+    listed = tmp_path / "data.toml"
+    listed.write_text(text)
+    with pytest.raises(RequestError, match=r"data\.toml: .*expected tables \[\[source\]\]"):
+        find_sources([str(listed)])
+
+
+def test_an_empty_folder_and_an_unknown_group_are_refused(tmp_path):
+    with pytest.raises(RequestError, match="holds no raster"):
+        find_sources([str(tmp_path)])
+    with pytest.raises(RequestError, match="expected one of folder, prefix"):
+        find_sources([str(tmp_path)], group="tile")
+
+
+def test_tiles_are_cut_where_all_is_clean(write):
+    values = (terrain(150, 170, seed=3) * 9000 + 1000).astype(np.uint16)
+    values[:, 70:74, :120] = 0
+    values[1, 10, 150] = 0  # one band alone
+    scene = load_scene(Source(str(write("a.tif", values, nodata=0)), "a"), 64)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        tile, (row, column) = scene.cut(rng)
+        cut = values[:, row : row + 64, column : column + 64]
+        assert cut.all()
+        np.testing.assert_array_equal(tile, scene.stretch.to_unit(cut))
+    assert np.percentile(scene.stretch.to_unit(values[:, values.all(axis=0)]), 99) <= GENERATOR_CEILING
+
+
+def test_nothing_declared_means_clean_all_over_unless_zeros_are_none(write):
+    values = np.ones((3, 64, 80), np.uint8)
+    values[:, 30, 70] = 0
+    path = str(write("a.tif", values))
+    assert len(load_scene(Source(path, "a"), 64).corners) == 17
+    assert len(load_scene(Source(path, "a", mask="zero"), 64).corners) == 7
+    declared = str(write("b.tif", values, nodata=0))
+    assert len(load_scene(Source(declared, "b"), 64).corners) == 7
+    assert len(load_scene(Source(declared, "b", mask="none"), 64).corners) == 17
+
+
+def test_scenes_that_cannot_be_used_are_refused(write):
+    small = write("small.tif", np.ones((3, 60, 90), np.uint8))
+    with pytest.raises(RequestError, match=r"small\.tif: is 90 x 60 px, smaller than a tile of 64 px"):
+        load_scene(Source(str(small), "a"), 64)
+    holes = np.ones((3, 100, 100), np.uint8)
+    holes[:, ::30] = 0
+    with pytest.raises(RequestError, match="has no tile of 64 px without missing pixels"):
+        load_scene(Source(str(write("holes.tif", holes, nodata=0)), "a"), 64)
+    image = write("image.tif", np.ones((3, 100, 100), np.uint8))
+    mask = write("mask.tif", np.zeros((1, 90, 100), np.uint8))
+    with pytest.raises(RequestError, match="mask of 100 x 90 px, the scene has 100 x 100"):
+        load_scene(Source(str(image), "a", mask=str(mask)), 64)
+
+
+@given(st.dictionaries(st.text(max_size=4), st.integers(0, 50), min_size=2, max_size=20), st.integers(2, 6))
+def test_each_scene_is_in_exactly_one_fold_and_no_fold_is_empty(sizes, folds):
+    if len(sizes) < folds:
+        with pytest.raises(RequestError, match="make no"):
+            assign_folds(sizes, folds)
+        return
+    assigned = assign_folds(sizes, folds)
+    assert assigned.keys() == sizes.keys()
+    assert set(assigned.values()) == set(range(1, folds + 1))
+    assert assigned == assign_folds(dict(reversed(sizes.items())), folds)
+    loads = [sum(sizes[name] for name, of in assigned.items() if of == fold) for fold in range(1, folds + 1)]
+    assert max(loads) - min(loads) <= max(sizes.values())
+
+
+def test_no_scene_is_on_both_sides_of_a_split(write):
+    scenes = []
+    for name, rasters in (("x", 3), ("y", 1), ("z", 2)):
+        for index in range(rasters):
+            path = write(f"{name}{index}.tif", np.ones((3, 64, 64), np.uint8))
+            scenes.append(load_scene(Source(str(path), name), 64))
+    held_out = []
+    for fold in (1, 2, 3):
+        training, validation = split(scenes, 3, fold)
+        assert len(training) + len(validation) == 6
+        assert not {s.source.scene for s in training} & {s.source.scene for s in validation}
+        held_out += validation
+    assert len(held_out) == 6
+    with pytest.raises(RequestError, match="--fold 1 to 3"):
+        split(scenes, 3, 4)
+
+
+def tiles_of(write, **recipe):
+    paths = [write(f"{seed}.tif", (terrain(96, 96, seed=seed) * 255).astype(np.uint8)) for seed in range(3)]
+    scenes = [load_scene(Source(str(path), path.stem), 64) for path in paths]
+    return Tiles(scenes, TileRecipe(STRIPES, **recipe))
+
+
+def test_a_tile_is_the_same_whoever_makes_it_and_when(write):
+    first, second = (tiles_of(write, augmentations=("flips", "jitter", "bands"), per_epoch=9) for _ in range(2))
+    backwards = {place: second[3, place] for place in reversed(range(9))}
+    for place in range(9):
+        for name in ("image", "edge", "mask", "target", "target_edge"):
+            assert torch.equal(first[3, place][name], backwards[place][name])
+    assert not torch.equal(first[3, 0]["target"], first[4, 0]["target"])
+
+
+def test_an_epoch_takes_scenes_in_turn_and_masks_in_another_order_each_time(write):
+    masks = []
+    for row in range(5):  # five masks that can be told apart
+        mask = np.zeros((64, 64), bool)
+        mask[30 : 31 + row] = True
+        masks.append(mask)
+    paths = [write(f"{seed}.tif", np.full((3, 64, 64), seed + 1, np.uint8)) for seed in range(5)]
+    scenes = [load_scene(Source(str(path), path.stem), 64) for path in paths]
+    tiles = Tiles(scenes, TileRecipe(GapRecipe((("files", 1.0),), tuple(masks))))
+    assert len(tiles) == 5
+    pairings = []
+    for epoch in (1, 2, 3):
+        drawn = [tiles[epoch, place] for place in range(5)]
+        pairing = {tile["name"][0]: int(tile["mask"].sum()) // 64 for tile in drawn}
+        assert len(pairing) == 5
+        assert sorted(pairing.values()) == [1, 2, 3, 4, 5]
+        pairings.append(pairing)
+    assert pairings[0] != pairings[2]
+
+
+@pytest.mark.parametrize("edges", ["clean", "filled"])
+def test_edge_maps_are_the_published_ones(edges):
+    image = terrain(64, 64, seed=5)
+    missing = np.zeros((64, 64), bool)
+    missing[20:27] = True
+    tile = make_tile(image, missing, edges, "tile")
+    levels = gray((image * 255 + 0.5).astype(np.uint8))
+    sobel = np.sqrt(sum(cv2.Sobel(levels, cv2.CV_64F, *d, ksize=3) ** 2 for d in ((1, 0), (0, 1), (1, 1))))
+    strength = 0.5 * cv2.Canny(levels, 50, 120) + 0.5 * sobel
+
+    def scale(values):
+        return (values - values.min()) / (values.max() - values.min())
+
+    assert np.abs(tile["target_edge"][0].numpy() - scale(strength)).max() < 1e-6
+    expected = scale(strength * ~missing) if edges == "clean" else edge_map(np.where(missing, 0, levels), missing)
+    assert np.abs(tile["edge"][0].numpy() - expected).max() < 1e-6
+    assert not tile["image"][:, torch.from_numpy(missing)].any()
+    assert torch.equal(tile["image"][:, torch.from_numpy(~missing)], tile["target"][:, torch.from_numpy(~missing)])
+    assert torch.equal(tile["mask"][0] == 1, torch.from_numpy(missing))
+
+
+def test_batches_share_an_epoch_among_processes():
+    shares = [list(EpochBatches(27, 4, rank, 3)) for rank in range(3)]
+    keys = [key for share in shares for batch in share for key in batch]
+    assert sorted(keys) == [(1, place) for place in range(24)]
+    assert all(len(batch) == 4 for share in shares for batch in share)
+
+
+def test_joined_tiles_are_a_batch(write):
+    tiles = tiles_of(write)
+    batch = join_tiles([tiles[1, 0], tiles[1, 1]])
+    assert batch["image"].shape == (2, 3, 64, 64)
+    assert batch["edge"].shape == batch["mask"].shape == batch["target_edge"].shape == (2, 1, 64, 64)
+    assert len(batch["name"]) == 2
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.1, 1.0))
+def test_augmented_tiles_can_be_painted_where_they_could_before(seed, brightest):
+    rng = np.random.default_rng(seed)
+    image = (rng.random((3, 16, 16)) * brightest).astype(np.float32)
+    changed = augment(image, ("flips", "jitter", "bands"), rng)
+    assert changed.dtype == np.float32
+    assert changed.min() >= 0
+    assert changed.max() <= max(image.max(), GENERATOR_CEILING) + 1e-6
+    laid = augment(image, ("flips",), rng)
+    np.testing.assert_array_equal(np.sort(laid.ravel()), np.sort(image.ravel()))
+
+
+def test_augmentations_are_read_in_any_order():
+    assert parse_augmentations("jitter, flips") == ("flips", "jitter")
+    assert parse_augmentations("none") == ()
+    with pytest.raises(RequestError, match="'blur' is unknown"):
+        parse_augmentations("flips,blur")

@@ -1,0 +1,208 @@
+"""Runs: what they learn, how they go on, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+
+from ecea.model import GeneratorConfig, load_generator
+from ecea.model.regularization import NONE
+from ecea.runtime.errors import EceaError, RequestError
+from ecea.training.losses import LossWeights
+from ecea.training.options import TrainingOptions
+from ecea.training.run import DataRequest, prepare
+from ecea.training.vgg import VggFeatures
+
+TINY = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 2, 1))
+OVERFIT: dict[str, Any] = {
+    "config": GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1)),
+    "regularization": NONE,
+    "weights": LossWeights(adversarial=0, edge=10),
+    "batch_size": 2,
+    "lr": 2e-3,
+    "betas": (0.9, 0.99),
+    "precision": "bf16",
+}
+
+
+def options(**changes: Any) -> TrainingOptions:
+    return TrainingOptions(**{"config": TINY, "epochs": 4, "batch_size": 2, "save_every": 2, **changes})
+
+
+def run(chosen: TrainingOptions, data: Path, output: Path, **more: Any) -> list[str]:
+    """Train on the CPU; the lines that it says."""
+    how = {name: more.pop(name) for name in ("vgg", "resume") if name in more}
+    said: list[str] = []
+    request = DataRequest([str(data)], **{"tiles_per_epoch": 4, **more})
+    prepare(chosen, request, output, device="cpu", **how).trainer.run(said.append, lambda step: None)
+    return said
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def assert_equal(first: Path, second: Path) -> None:
+    a, b = read(first), read(second)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("more", [{}, {"schedule": "cosine", "ema": 0.9}], ids=["published", "cosine and mean"])
+def test_a_resumed_run_equals_an_uninterrupted_one(more: dict[str, Any], patches: Path, tmp_path: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    run(options(**more), patches, whole, augment="flips,jitter")
+
+    def interrupt(step: Any) -> None:
+        if step.epoch == 3:
+            raise KeyboardInterrupt
+
+    request = DataRequest([str(patches)], tiles_per_epoch=4, augment="flips,jitter")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(options(**more), request, parted, device="cpu").trainer.run(lambda line: None, interrupt)
+    assert sorted(path.name for path in parted.glob("*.*")) == ["D_2.pth", "G_2.pth", "training.pth"]
+    torch.rand(7)  # whatever else draws meanwhile
+    run(options(**more), patches, parted, augment="flips,jitter", resume=True)
+    for name in ("G_2.pth", "G_4.pth", "D_4.pth"):
+        assert_equal(whole / name, parted / name)
+    layer = "out.block1.0.weight"
+    assert not torch.equal(read(whole / "G_2.pth")[layer], read(whole / "G_4.pth")[layer])
+
+
+def test_checkpoints_are_the_published_ones(patches: Path, tmp_path: Path) -> None:
+    run(options(epochs=2), patches, tmp_path / "out")
+    generator = load_generator(tmp_path / "out" / "G_2.pth")
+    assert generator.config == TINY
+    assert read(tmp_path / "out" / "D_2.pth")["conv5.0.weight_orig"].shape == (1, 512, 4, 4)
+
+
+def test_a_run_learns(patches: Path, tmp_path: Path) -> None:
+    """A few steps of what the slow test does to the end."""
+    said = run(options(**OVERFIT, epochs=8, save_every=2), patches, tmp_path / "out", tiles_per_epoch=8)
+    psnrs = [float(line.split(": ")[1].split(" dB")[0]) for line in said]
+    assert len(psnrs) == 4
+    assert psnrs[-1] > psnrs[0] + 3
+
+
+@pytest.mark.slow
+def test_a_short_run_over_fits_two_tiny_images(patches: Path, tmp_path: Path) -> None:
+    chosen = options(**OVERFIT, epochs=60, save_every=60, schedule="cosine")
+    said = run(chosen, patches, tmp_path / "out", tiles_per_epoch=8, folds=None)
+    assert float(said[-1].split(": ")[1].split(" dB")[0]) > 35
+
+
+def test_all_five_terms_are_learned_from(patches: Path, tmp_path: Path) -> None:
+    vgg = tmp_path / "vgg.pth"
+    torch.save(VggFeatures().state_dict(), vgg)
+    said = run(options(epochs=1), patches, tmp_path / "out", vgg=vgg, tiles_per_epoch=2)
+    for term in ("generator", "adversarial", "perceptual", "style", "l1", "edge", "discriminator"):
+        assert f"{term} " in said[-1]
+
+
+def test_tensorboard_gets_curves_and_pictures(patches: Path, tmp_path: Path) -> None:
+    run(options(epochs=5, save_every=5), patches, tmp_path / "out")
+    (events,) = (tmp_path / "out" / "logs").iterdir()
+    content, tags, at = events.read_bytes(), set(), 0
+    while at < len(content):  # a record: length, its checksum, the event, its checksum
+        length = int.from_bytes(content[at : at + 8], "little")
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        tags |= {value.tag for value in event.summary.value}
+        at += 12 + length + 4
+    assert {"loss/generator", "loss/discriminator", "loss/l1", "PSNR/gaps_in_training", "training"} <= tags
+
+
+def test_held_out_scenes_are_looked_at(patches: Path, tmp_path: Path, write: Callable[..., Path]) -> None:
+    other = write("other/0.tif", torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8).numpy())
+    request = DataRequest([str(patches), str(other.parent)], folds=2, fold=2, tiles_per_epoch=2)
+    prepared = prepare(options(epochs=1, validation_tiles=3), request, tmp_path / "out", device="cpu")
+    assert any(line.startswith("held out    other;") for line in prepared.description)
+    said: list[str] = []
+    prepared.trainer.run(said.append, lambda step: None)
+    assert "dB over gaps of held-out scenes" in said[-1]
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(patches: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    request = DataRequest([str(patches)], tiles_per_epoch=4)
+    trainer = prepare(options(), request, output, device="cpu").trainer
+
+    def break_it(step: Any) -> None:
+        if step.done == 5:  # epoch 3, its first batch
+            next(trainer.generator.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(EceaError) as caught:
+        trainer.run(lambda line: None, break_it)
+    message = str(caught.value)
+    assert message.startswith("epoch 3, batch 2: the generator's loss is nan")
+    assert "patches/0.tif at row 0, column 0" in message or "patches/1.tif at row 0, column 0" in message
+    assert f"{output / 'G_2.pth'} is the last good checkpoint" in message
+    assert all(torch.isfinite(tensor).all() for tensor in read(output / "G_2.pth").values())
+    assert not (output / "G_4.pth").exists()
+
+
+def test_only_the_same_run_is_resumed(patches: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(options(epochs=2), patches, output)
+    other = GeneratorConfig(img_size=64, embed_dim=16, depth=(1, 1, 2, 1))
+    with pytest.raises(RequestError, match=r"trained with embed dim 8, now it is 16"):
+        run(options(config=other), patches, output, resume=True)
+    with pytest.raises(RequestError, match=r"trained with lr 0\.0005, now it is 0\.1"):
+        run(options(lr=0.1), patches, output, resume=True)
+    with pytest.raises(RequestError, match="trained with augmentations"):
+        run(options(), patches, output, resume=True, augment="flips")
+    with pytest.raises(RequestError, match="for 2 epochs already: ask for more --epochs"):
+        run(options(epochs=2), patches, output, resume=True)
+    with pytest.raises(RequestError, match="holds a training run already"):
+        run(options(), patches, output)
+    with pytest.raises(RequestError, match="there is nothing to resume"):
+        run(options(), patches, tmp_path / "new", resume=True)
+    (output / "training.pth").write_bytes(b"PK")
+    with pytest.raises(RequestError, match="cannot be read as a run to resume"):
+        run(options(), patches, output, resume=True)
+
+
+def test_an_epoch_of_less_than_a_batch_is_refused(patches: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="an epoch of 2 tiles is less than a batch of 10 tiles"):
+        run(options(batch_size=10), patches, tmp_path / "out", tiles_per_epoch=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_cannot_be_are_refused(patches: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="does not exist: make it"):
+        run(options(), patches, tmp_path / "no" / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="is no folder"):
+        run(options(), patches, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": GeneratorConfig(img_size=100)}, "an image size of 100 px"),
+        ({"config": GeneratorConfig(img_size=64, num_heads=(3, 2, 4, 8))}, "heads do not divide"),
+        ({"config": GeneratorConfig(depth=(1, 2, 3))}, "four --depth"),
+        ({"epochs": 0}, "epochs 0 is out of range: expected above 0"),
+        ({"lr": float("nan")}, "lr nan is out of range"),
+        ({"ema": 1.0}, "ema 1 is out of range: expected at least 0 and below 1"),
+        ({"schedule": "linear"}, "expected one of constant, cosine"),
+        ({"precision": "int8"}, "expected one of fp32, bf16, fp16"),
+        ({"weights": LossWeights(l1=0, edge=0)}, "nothing says what to paint"),
+    ],
+)
+def test_options_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        TrainingOptions(**changes)
+
+
+def test_defaults_are_the_published_ones() -> None:
+    published = TrainingOptions()
+    assert (published.lr, published.betas, published.weight_decay) == (5e-4, (0.95, 0.9995), 1e-5)
+    assert (published.batch_size, published.epochs, published.discriminator_lr) == (10, 500, 0.01)
+    regularization = published.regularization
+    assert (regularization.dropout, regularization.attention, regularization.drop_path) == (0.2, 0.3, 0.2)
+    assert (published.gap_weight, published.ema, published.schedule) == (1, 0, "constant")

@@ -1,0 +1,122 @@
+"""The files of a training run: checkpoints as published, and one file to go on from."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.paths import is_special
+from ecea.runtime.writer import whole_or_nothing
+
+RESUME_FILE = "training.pth"
+_SCHEMA = 1
+
+State = Mapping[str, Tensor]
+
+
+class Checkpoints:
+    """The folder that a run writes to.
+
+    ``G_10.pth`` and ``D_10.pth`` are bare state dicts, named as the published code names them; ``training.pth`` is
+    what a run is resumed from, always the latest. Each appears whole or not at all.
+
+    Args:
+        folder: looked at, and made only by :meth:`make_folder`.
+        resume: whether the run in it is to be gone on with.
+
+    Raises:
+        RequestError: where it cannot be written, holds a run that is not to be resumed, or none that could be.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.folder = folder
+        self.last: Path | None = None
+        if is_special(folder) or folder.is_file():
+            raise RequestError(f"{folder}: is no folder: name one for the checkpoints with -o")
+        if not folder.is_dir() and not folder.absolute().parent.is_dir():
+            raise RequestError(f"{folder}: the folder {folder.parent} does not exist: make it, or name another output")
+        present = (folder / RESUME_FILE).is_file()
+        if resume and not present:
+            raise RequestError(
+                f"{folder / RESUME_FILE}: does not exist, so there is nothing to resume: leave --resume out"
+            )
+        if not resume and (present or any(folder.glob("G_*.pth"))):
+            raise RequestError(
+                f"{folder}: holds a training run already: go on with it (--resume), or name another output"
+            )
+        if not os.access(folder if folder.is_dir() else folder.absolute().parent, os.W_OK):
+            raise RequestError(f"{folder}: may not be written: name another output")
+
+    def make_folder(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            RequestError: where the file system refuses.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"{self.folder}: cannot be made ({error.strerror}): name another output") from error
+
+    def generator(self, epoch: int) -> Path:
+        """Where the generator of an epoch is, or will be."""
+        return self.folder / f"G_{epoch}.pth"
+
+    def save(self, epoch: int, generator: State, discriminator: State | None, resume: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of an epoch; the path of the generator's.
+
+        Raises:
+            EceaError: where the file system refuses; files that were there are as they were.
+        """
+        path = self.generator(epoch)
+        self._write(path, _on_cpu(generator))
+        if discriminator is not None:
+            self._write(self.folder / f"D_{epoch}.pth", _on_cpu(discriminator))
+        self._write(self.folder / RESUME_FILE, {"schema": _SCHEMA, "epoch": epoch, **resume})
+        self.last = path
+        return path
+
+    def load(self, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Read what to resume from: what was given to ``save``, with ``epoch``.
+
+        Args:
+            fixed: what has to be as it was in the run's first part, by name.
+
+        Raises:
+            RequestError: where the file is damaged or of another kind, or something is not as it was.
+        """
+        path = self.folder / RESUME_FILE
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        # Nothing narrower: on damaged or foreign files the unpickler also raises EOFError, KeyError, IndexError.
+        except Exception as error:
+            raise RequestError(
+                f"{path}: cannot be read as a run to resume: expected a whole file that ecea-train wrote; begin anew "
+                "in another folder"
+            ) from error
+        if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
+            raise RequestError(f"{path}: is not of this version of ecea-train: begin anew in another folder")
+        before = state["fixed"]
+        for name in [*fixed, *before]:
+            if before.get(name) != fixed.get(name):
+                raise RequestError(
+                    f"{path}: was trained with {name.replace('_', ' ')} {before.get(name)}, now it is "
+                    f"{fixed.get(name)}: resume with what it was begun with, or begin anew in another folder"
+                )
+        self.last = self.generator(state["epoch"])
+        return state
+
+    def _write(self, path: Path, content: object) -> None:
+        try:
+            with whole_or_nothing(path) as temporary:
+                torch.save(content, temporary)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
+            raise EceaError(f"{path}: cannot be written ({error}): is the disk full?") from error
+
+
+def _on_cpu(state: State) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,215 @@
+"""``ecea-train``: train a generator."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ecea.runtime.command import Version, new_app, numbers, sentences, start
+from ecea.runtime.errors import RequestError
+from ecea.runtime.stretch import parse_stretch
+
+if TYPE_CHECKING:
+    from ecea.training.trainer import OnStep, Step
+
+COMMAND = "ecea-train"
+
+app = new_app()
+
+
+@app.command()
+def train(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...", help="Clean rasters, folders of clean patches, or lists of both (.toml); see docs."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where checkpoints and TensorBoard's logs go.")
+    ] = Path("training"),
+    bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of the rasters; 1,1,1 for one.")] = "1,2,3",
+    stretch: Annotated[
+        str | None,
+        typer.Option(metavar="MIN,MAX,GAMMA", help="Values mapped to [0, 1]; default: as ecea-run chooses, by raster."),
+    ] = None,
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="nodata|zero|none",
+            help="Where rasters hold nothing to learn from: what they declare, zeros, nowhere.",
+        ),
+    ] = "nodata",
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="folder|prefix", help="Which patches show one scene: a folder's, or of like names up to _."
+        ),
+    ] = "folder",
+    gaps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND=SHARE,...", help="slc-off, scribbles, files. Default: files with --masks, else slc-off."
+        ),
+    ] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|FOLDER", help="Masks for the gaps, above 0 where there is one; repeat for several."),
+    ] = None,
+    augment: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND,...", help="flips (and turns), jitter (of brightness and colour), bands (their order)."
+        ),
+    ] = "none",
+    edges: Annotated[
+        str,
+        typer.Option(
+            metavar="clean|filled", help="What the edge map is drawn from: the clean tile, or as ecea-run does."
+        ),
+    ] = "clean",
+    folds: Annotated[int | None, typer.Option(help="Parts that the scenes are put into, for cross-validation.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Part that is held out, from 1.")] = None,
+    tiles_per_epoch: Annotated[
+        int | None, typer.Option(min=1, help="Tiles in an epoch; default: as many as would cover the data.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make tiles; 0: a thread.")] = 0,
+    image_size: Annotated[int, typer.Option(metavar="PX", help="Side of a tile, a multiple of 32.")] = 256,
+    embed_dim: Annotated[int, typer.Option(help="Channels at the first level.")] = 64,
+    depth: Annotated[str, typer.Option(metavar="A,B,C,D", help="Attention blocks a level.")] = "1,2,3,4",
+    num_heads: Annotated[str, typer.Option(metavar="A,B,C,D", help="Attention heads a level.")] = "1,2,4,8",
+    dropout: Annotated[float, typer.Option(help="Share of activations dropped.")] = 0.2,
+    attention_dropout: Annotated[float, typer.Option(help="Share of the attention's weights dropped.")] = 0.3,
+    drop_path: Annotated[float, typer.Option(help="Share of branches dropped.")] = 0.2,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Tiles in a batch, on each device.")] = 10,
+    lr: Annotated[float, typer.Option(help="Learning rate; the discriminator's is a hundredth.")] = 5e-4,
+    beta1: Annotated[float, typer.Option(min=0, max=0.999999, help="Adam's.")] = 0.95,
+    beta2: Annotated[float, typer.Option(min=0, max=0.999999, help="Adam's.")] = 0.9995,
+    schedule: Annotated[str, typer.Option(metavar="constant|cosine", help="Of the learning rate.")] = "constant",
+    ema: Annotated[
+        float, typer.Option(metavar="DECAY", help="Save a running mean of the weights; 0: the last ones.")
+    ] = 0.0,
+    vgg: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="VGG-19's ImageNet weights, for the perceptual and the style term."),
+    ] = None,
+    adversarial_weight: Annotated[float, typer.Option(help="0: no discriminator.")] = 1.0,
+    perceptual_weight: Annotated[float, typer.Option(help="Needs --vgg.")] = 0.5,
+    style_weight: Annotated[float, typer.Option(help="Needs --vgg.")] = 10_000.0,
+    l1_weight: Annotated[float, typer.Option(help="Of the error in the image.")] = 100.0,
+    edge_weight: Annotated[float, typer.Option(help="Of the error in the edge map.")] = 80.0,
+    gap_weight: Annotated[float, typer.Option(help="How many times pixels of gaps count in the former.")] = 1.0,
+    precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.")] = "fp32",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What computes.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="How many of them, each with a batch of its own.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of everything that is drawn.")] = 0,
+    save_every: Annotated[int, typer.Option(metavar="EPOCHS", help="How often a checkpoint is written.")] = 10,
+    validation_tiles: Annotated[int, typer.Option(help="Tiles of the held-out part looked at, each time.")] = 64,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Version = False,
+) -> None:
+    """Train a generator on clean DATA, parts of which are hidden. All defaults are as published."""
+    with sentences(COMMAND, debug):
+        try:
+            import torch
+
+            from ecea.model import GeneratorConfig, Regularization
+            from ecea.training.losses import LossWeights
+            from ecea.training.options import TrainingOptions
+            from ecea.training.run import DataRequest, prepare
+        except ImportError as error:
+            raise RequestError(
+                f"training needs torch, lightning-fabric and tensorboardX ({error}): install ecea's 'train' extra"
+            ) from error
+        options = TrainingOptions(
+            config=GeneratorConfig(
+                img_size=image_size,
+                embed_dim=embed_dim,
+                depth=_integers(depth, "depth"),
+                num_heads=_integers(num_heads, "heads"),
+            ),
+            regularization=Regularization(dropout, attention_dropout, drop_path),
+            weights=LossWeights(adversarial_weight, perceptual_weight, style_weight, l1_weight, edge_weight),
+            gap_weight=gap_weight,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            betas=(beta1, beta2),
+            schedule=schedule,
+            ema=ema,
+            precision=precision,
+            seed=seed,
+            save_every=save_every,
+            validation_tiles=validation_tiles,
+        )
+        request = DataRequest(
+            data,
+            bands=_integers(bands, "bands"),
+            stretch=parse_stretch(stretch) if stretch is not None else None,
+            mask=mask,
+            group=group,
+            gaps=gaps,
+            masks=masks or (),
+            augment=augment,
+            edges=edges,
+            folds=folds,
+            fold=fold,
+            tiles_per_epoch=tiles_per_epoch,
+            workers=workers,
+        )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        run = prepare(options, request, output, vgg=vgg, device=device, devices=devices, resume=resume)
+        for line in run.description:
+            _say(line, run.is_main)
+        with _progress(run.is_main) as on_step:
+            last = run.trainer.run(lambda line: _say(line, run.is_main), on_step)
+        _say(f"trained     {last}: make a bundle of it with ecea-export", run.is_main)
+
+
+def main() -> None:
+    """Entry point."""
+    start(app, COMMAND)
+
+
+def _integers(text: str, what: str) -> tuple[int, ...]:
+    return numbers(text, what) or ()
+
+
+def _say(line: str, wanted: bool) -> None:
+    if wanted:
+        print(line, file=sys.stdout, flush=True)
+
+
+@contextmanager
+def _progress(wanted: bool) -> Iterator["OnStep"]:
+    """A progress bar on stderr, where that is a terminal."""
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[rate]:.1f} tiles/s "),
+        TimeElapsedColumn(),
+        TextColumn(" left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, epoch=0, rate=0.0)
+
+        def on_step(step: "Step") -> None:
+            elapsed = bar.tasks[0].elapsed or 1e-9
+            bar.update(task, total=step.total, completed=step.done, epoch=step.epoch, rate=step.tiles / elapsed)
+
+        yield on_step

@@ -1,0 +1,142 @@
+"""Which rasters are trained on, with which bands, and which of them show the same scene."""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ecea.runtime.errors import RequestError
+from ecea.runtime.paths import is_special
+from ecea.runtime.scene import DEFAULT_BANDS
+from ecea.runtime.stretch import Stretch
+
+SUFFIXES = frozenset((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img", ".bmp"))
+GROUPS = ("folder", "prefix")
+
+_KEYS = frozenset(("path", "scene", "bands", "stretch", "mask"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raster to train on.
+
+    Attributes:
+        path: anything that GDAL opens.
+        scene: what it shows; folds are made of whole scenes.
+        bands: three 1-based indexes.
+        stretch: to [0, 1]; None for the one that ``ecea-run`` would choose.
+        mask: where it holds nothing to learn from: ``nodata`` (what it declares; if it declares nothing, it is clean
+            all over), ``zero``, ``none`` (all of it is clean, whatever it declares), or the path of a raster that is
+            not 0 there.
+    """
+
+    path: str
+    scene: str
+    bands: tuple[int, ...] = DEFAULT_BANDS
+    stretch: Stretch | None = None
+    mask: str = "nodata"
+
+
+def find_sources(
+    data: Sequence[str],
+    *,
+    bands: tuple[int, ...] = DEFAULT_BANDS,
+    stretch: Stretch | None = None,
+    mask: str = "nodata",
+    group: str = "folder",
+) -> list[Source]:
+    """Find the rasters that a user names.
+
+    Args:
+        data: each a raster; a folder of patches; or a list, ``.toml``, with a table ``[[source]]`` for each raster or
+            folder: ``path``, relative to the list, and if they differ from the options ``scene``, ``bands`` (one
+            triple or several), ``stretch`` and ``mask``.
+        bands, stretch, mask: as in :class:`Source`, where a list does not say otherwise.
+        group: which patches of a folder show one scene: all of them (``folder``), or those whose names are alike up to
+            the first ``_`` or ``-`` (``prefix``).
+
+    Raises:
+        RequestError: where there is nothing, or it cannot be understood.
+    """
+    if group not in GROUPS:
+        raise RequestError(f"group '{group}' is unknown: expected one of {', '.join(GROUPS)}")
+    default = Source("", "", bands, stretch, mask)
+    found: list[Source] = []
+    for name in data:
+        if Path(name).suffix.lower() == ".toml":
+            found += _read_list(Path(name), default, group)
+        else:
+            found += _expand(replace(default, path=name), group)
+    if not found:
+        raise RequestError("nothing to train on was named: give rasters, folders of patches or a list of them (.toml)")
+    return found
+
+
+def _expand(source: Source, group: str) -> Iterator[Source]:
+    """One source for a raster, one for each patch of a folder; scenes are named where they have no name."""
+    folder = Path(source.path)
+    if not folder.is_dir():
+        yield replace(source, scene=source.scene or os.path.realpath(source.path))
+        return
+    patches = rasters_in(folder)
+    for patch in patches:
+        scene = source.scene or os.path.realpath(folder)
+        if group == "prefix":
+            scene = f"{scene}/{patch.stem.replace('-', '_').partition('_')[0]}"
+        yield replace(source, path=str(patch), scene=scene)
+
+
+def rasters_in(folder: Path) -> list[Path]:
+    """The rasters in a folder, by suffix, sorted by name.
+
+    Raises:
+        RequestError: where there is none.
+    """
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be read ({error.strerror}): give a folder of rasters") from error
+    if not found:
+        raise RequestError(
+            f"{folder}: holds no raster ({', '.join(sorted(SUFFIXES))}): give a folder with images directly in it"
+        )
+    return found
+
+
+def _read_list(path: Path, default: Source, group: str) -> Iterator[Source]:
+    wanted = "expected tables [[source]] with a path, and if need be scene, bands, stretch and mask"
+    if is_special(path):
+        raise RequestError(f"{path}: is a device or a pipe: give the path of a list")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}): give the path of a list") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: is not TOML ({error}): {wanted}") from error
+    entries = content.get("source")
+    if not isinstance(entries, list) or not entries or set(content) != {"source"}:
+        raise RequestError(f"{path}: holds {', '.join(sorted(content)) or 'nothing'}: {wanted}")
+    for number, entry in enumerate(entries, start=1):
+        try:
+            for source in _read_entry(entry, path.parent, default):
+                yield from _expand(source, group)
+        except (TypeError, ValueError, KeyError) as error:
+            raise RequestError(f"{path}: source {number} cannot be understood ({error}): {wanted}") from error
+
+
+def _read_entry(entry: Mapping[str, Any], folder: Path, default: Source) -> Iterator[Source]:
+    """One source for each triple of bands."""
+    if surplus := set(entry) - _KEYS:
+        raise KeyError(f"'{min(surplus)}' is no key of it")
+    mask = entry.get("mask", default.mask)
+    if mask not in ("nodata", "zero", "none"):
+        mask = str(folder / mask)
+    stretch = Stretch(*map(float, entry["stretch"])) if "stretch" in entry else default.stretch
+    bands = entry.get("bands", default.bands)
+    triples = bands if bands and isinstance(bands[0], list) else [bands]
+    for triple in triples:
+        chosen = tuple(int(band) for band in triple)
+        # A GDAL path (/vsizip/...) is absolute, so it stays as it is.
+        yield Source(str(folder / entry["path"]), str(entry.get("scene", "")), chosen, stretch, mask)

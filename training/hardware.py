@@ -1,0 +1,44 @@
+"""The device, the arithmetic and the processes that a run uses, through Lightning Fabric."""
+
+import logging
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from ecea.runtime.errors import RequestError
+from ecea.training.options import PRECISIONS
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def launch(device: str, devices: int, precision: str) -> Fabric:
+    """Start Fabric: with several devices, one process for each (by running the command again).
+
+    Args:
+        device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
+        devices: how many.
+        precision: of ``PRECISIONS``.
+
+    Raises:
+        RequestError: where there are not so many.
+    """
+    if device not in DEVICES:
+        raise RequestError(f"device '{device}' is unknown: expected one of {', '.join(DEVICES)}")
+    present = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if present else "cpu"
+    if device == "cuda" and present < devices:
+        raise RequestError(
+            f"{devices} GPUs were asked for, {present} can be used: choose another --device or --devices"
+        )
+    if device == "cpu" and precision == "fp16":
+        raise RequestError("precision fp16 is for GPUs: use bf16 or fp32 on a processor")
+    # What it has to say is said by us.
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    arithmetic: Any = PRECISIONS[precision]
+    fabric = Fabric(
+        accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto", precision=arithmetic
+    )
+    fabric.launch()
+    return fabric

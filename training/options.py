@@ -1,0 +1,117 @@
+"""Everything that a training run is told, and what of it has to stay the same when a run is resumed."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from ecea.model import GeneratorConfig, Regularization
+from ecea.model.config import MIN_GRID
+from ecea.model.regularization import PUBLISHED
+from ecea.runtime.errors import RequestError
+from ecea.training.losses import LossWeights
+
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Ours -> Lightning Fabric's."""
+
+# What may differ between a run and its continuation: none of it changes a weight.
+_FREE = frozenset(("epochs", "save_every", "validation_tiles"))
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a generator is trained; the defaults are the published ones, and what is not published is off.
+
+    Attributes:
+        config: the generator's shape.
+        regularization: what is dropped at random in training.
+        weights: of the five terms of the loss. Without a weight for the adversarial one there is no discriminator.
+        gap_weight: how many times pixels of gaps count in the L1 term; 1 as published.
+        epochs: passes over the data.
+        batch_size: tiles in a batch, on each device.
+        lr: the generator's learning rate.
+        discriminator_lr: the discriminator's, as a share of it.
+        betas, weight_decay: Adam's.
+        schedule: ``constant`` as published, or ``cosine``: falling to 0 over all epochs.
+        ema: decay, a step, of a running mean of the weights, which is then what is saved; 0 for none, as published.
+        precision: of the arithmetic: ``fp32``, ``bf16`` or ``fp16``, the latter two mixed with it.
+        seed: of everything that is drawn.
+        save_every: epochs between checkpoints.
+        validation_tiles: how many tiles of held-out scenes are looked at, at each checkpoint.
+    """
+
+    config: GeneratorConfig = field(default_factory=GeneratorConfig)
+    regularization: Regularization = PUBLISHED
+    weights: LossWeights = field(default_factory=LossWeights)
+    gap_weight: float = 1.0
+    epochs: int = 500
+    batch_size: int = 10
+    lr: float = 5e-4
+    discriminator_lr: float = 0.01
+    betas: tuple[float, float] = (0.95, 0.9995)
+    weight_decay: float = 1e-5
+    schedule: str = "constant"
+    ema: float = 0.0
+    precision: str = "fp32"
+    seed: int = 0
+    save_every: int = 10
+    validation_tiles: int = 64
+
+    def __post_init__(self) -> None:
+        _check_config(self.config)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("precision", self.precision, tuple(PRECISIONS))
+        for name in ("epochs", "batch_size", "lr", "discriminator_lr", "gap_weight", "save_every", "validation_tiles"):
+            _check_range(name, getattr(self, name), low=0, above=True)
+        for name in ("weight_decay", "seed"):
+            _check_range(name, getattr(self, name), low=0)
+        shares = dataclasses.asdict(self.regularization) | {"ema": self.ema}
+        for name, value in shares.items():
+            _check_range(name, value, low=0, high=1)
+        for name, value in dataclasses.asdict(self.weights).items():
+            _check_range(f"{name} weight", value, low=0)
+        if not self.weights.l1 and not self.weights.edge:
+            raise RequestError("neither L1 term has a weight, so nothing says what to paint: give one of them")
+
+    def fixed(self) -> dict[str, Any]:
+        """What a continuation has to be told again, by name; a cosine ends with the last epoch, so it fixes that."""
+        flat: dict[str, Any] = {}
+        for name, value in dataclasses.asdict(self).items():
+            flat |= value if isinstance(value, dict) and name != "weights" else {name: value}
+        flat |= {f"{name} weight": value for name, value in flat.pop("weights").items()}
+        free = _FREE - ({"epochs"} if self.schedule == "cosine" else set())
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in flat.items() if name not in free
+        }
+
+
+def _check_config(config: GeneratorConfig) -> None:
+    grid = config.img_size / 4
+    if grid % 8 or grid < MIN_GRID:
+        raise RequestError(
+            f"an image size of {config.img_size} px has no four levels: expected a multiple of 32 px, "
+            f"{4 * MIN_GRID} at least"
+        )
+    if config.embed_dim < 1 or len(config.depth) != 4 or min(config.depth) < 1:
+        raise RequestError(
+            f"a generator of {config.embed_dim} channels and depths {list(config.depth)} cannot be built: expected "
+            "--embed-dim 1 at least and four --depth of 1 at least, such as 1,2,3,4"
+        )
+    if len(config.num_heads) != 4 or any(
+        heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)
+    ):
+        raise RequestError(
+            f"{list(config.num_heads)} heads do not divide {list(config.widths)} channels: expected --num-heads with a "
+            "divisor for each level, such as 1,2,4,8"
+        )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RequestError(f"{name} '{value}' is unknown: expected one of {', '.join(choices)}")
+
+
+def _check_range(name: str, value: float, *, low: float, high: float = float("inf"), above: bool = False) -> None:
+    if not (low < value if above else low <= value) or not value < high:
+        limits = f"{'above' if above else 'at least'} {low:g}" + (f" and below {high:g}" if high < float("inf") else "")
+        raise RequestError(f"{name.replace('_', ' ')} {value:g} is out of range: expected {limits}")

@@ -1,0 +1,175 @@
+"""One step of training: the generator against the discriminator."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ecea.model import Generator
+from ecea.runtime.errors import EceaError
+from ecea.training import losses
+from ecea.training.attention import TrainingAttention
+from ecea.training.data.tiles import Batch
+from ecea.training.discriminator import Discriminator
+from ecea.training.initialization import initialize
+from ecea.training.options import TrainingOptions
+from ecea.training.vgg import VggFeatures
+
+
+class Diverged(EceaError):
+    """A loss is no finite number."""
+
+
+class Pair:
+    """A generator, the discriminator if there is one, and their optimizers, set up on a device.
+
+    Attributes:
+        generator: as it learns; ``discriminator`` likewise, None where the adversarial term has no weight.
+
+    Args:
+        options: of the run.
+        fabric: launched.
+        vgg: for the perceptual and the style term; None leaves them out.
+    """
+
+    def __init__(self, options: TrainingOptions, fabric: Fabric, vgg: VggFeatures | None) -> None:
+        self._options = options
+        self._fabric = fabric
+        self.generator, self.discriminator = _build(options)
+        self.average: AveragedModel | None = None
+        if options.ema:
+            averaging = get_ema_multi_avg_fn(options.ema)
+            self.average = AveragedModel(self.generator, multi_avg_fn=averaging, use_buffers=True).to(fabric.device)
+        self._generator, self._generator_adam = fabric.setup(self.generator, _adam(self.generator, options, options.lr))
+        if self.discriminator is not None:
+            rate = options.lr * options.discriminator_lr
+            adam = _adam(self.discriminator, options, rate)
+            self._discriminator, self._discriminator_adam = fabric.setup(self.discriminator, adam)
+        self._vgg = vgg.to(fabric.device) if vgg is not None else None
+
+    @property
+    def best(self) -> Generator:
+        """The generator that is saved: the running mean where there is one."""
+        return self.generator if self.average is None else cast(Generator, self.average.module)
+
+    def step(self, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Learn from a batch.
+
+        Args:
+            batch: on the device.
+            rate: what the learning rates are multiplied by.
+
+        Returns:
+            The losses by name, and what the generator made, (B, 3, S, S) and (B, 1, S, S); all without gradients.
+
+        Raises:
+            Diverged: where a loss is not finite; nothing was learned then.
+        """
+        made, made_edge = self._generator(batch["image"], batch["edge"], batch["mask"])
+        terms = self._terms(batch, made, made_edge)
+        loss = losses.total(terms, self._options.weights)
+        self._check(loss, "generator", terms, batch)
+        self._learn(self._generator_adam, loss, rate)
+        if self.average is not None:
+            self.average.update_parameters(self.generator)
+        reported = {"generator": loss, **terms}
+        if self.discriminator is not None:
+            reported["discriminator"] = self._teach_discriminator(batch, made.detach(), rate)
+        return {name: value.detach() for name, value in reported.items()}, made.detach(), made_edge.detach()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continuation needs, as tensors and plain values."""
+        state = {"generator": self.generator.state_dict(), "generator_adam": self._generator_adam.state_dict()}
+        if self.discriminator is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["discriminator_adam"] = self._discriminator_adam.state_dict()
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.generator.load_state_dict(state["generator"])
+        self._generator_adam.load_state_dict(state["generator_adam"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self._discriminator_adam.load_state_dict(state["discriminator_adam"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _terms(self, batch: Batch, made: Tensor, made_edge: Tensor) -> dict[str, Tensor]:
+        """The terms of the generator's loss that there are, unweighted."""
+        target = batch["target"]
+        terms: dict[str, Tensor] = {}
+        if self.discriminator is not None:
+            with _frozen(self.discriminator), self._fabric.autocast():
+                judgement = self.discriminator(made)
+            terms["adversarial"] = losses.deceived(judgement.float())
+        if self._vgg is not None:
+            with self._fabric.autocast():
+                made_features, features = self._vgg(made), self._vgg(target)
+            terms["perceptual"] = losses.perceptual(made_features, features)
+            terms["style"] = losses.style(made_features, features)
+        terms["l1"] = losses.weighted_l1(made, target, batch["mask"], self._options.gap_weight)
+        terms["edge"] = F.l1_loss(made_edge, batch["target_edge"])
+        return terms
+
+    def _teach_discriminator(self, batch: Batch, made: Tensor, rate: float) -> Tensor:
+        # What is made and what is real are judged at once. Nothing in the discriminator mixes the tiles of a batch, so
+        # this is what two calls give, but for one of the steps by which the spectral norm is approached.
+        judgements = self._discriminator(torch.cat([made, batch["target"]]))
+        loss = losses.discriminator_loss(*judgements.float().chunk(2))
+        self._check(loss, "discriminator", {}, batch)
+        self._learn(self._discriminator_adam, loss, rate)
+        return loss
+
+    def _learn(self, adam: Any, loss: Tensor, rate: float) -> None:
+        for group in adam.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        adam.zero_grad()
+        self._fabric.backward(loss)
+        adam.step()
+
+    def _check(self, loss: Tensor, whose: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
+        finite: Any = torch.isfinite(loss.detach()).float()
+        if self._fabric.world_size > 1:  # all stop, or none waits for one that has stopped
+            finite = self._fabric.all_reduce(finite, reduce_op="mean")
+        if float(finite) == 1:
+            return
+        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
+        raise Diverged(
+            f"the {whose}'s loss is {float(loss.detach()):g}{f' ({values})' if values else ''} on the tiles "
+            f"{'; '.join(dict.fromkeys(batch['name']))}"
+        )
+
+
+def _build(options: TrainingOptions) -> tuple[Generator, Discriminator | None]:
+    attention = TrainingAttention(options.regularization.attention)
+    generator = Generator(options.config, attention, options.regularization)
+    initialize(generator)
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on a processor, measured
+    if not options.weights.adversarial:
+        return generator, None
+    discriminator = Discriminator(options.config.out_c)
+    initialize(discriminator)
+    return generator, discriminator
+
+
+def _adam(network: nn.Module, options: TrainingOptions, rate: float) -> torch.optim.Adam:
+    group = {"params": list(network.parameters()), "initial_lr": rate}
+    return torch.optim.Adam([group], lr=rate, betas=options.betas, weight_decay=options.weight_decay)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Gradients go through the network, not into it."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

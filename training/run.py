@@ -1,0 +1,164 @@
+"""From what a user asks for to a trainer that is ready to run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ecea.runtime.errors import RequestError
+from ecea.runtime.scene import DEFAULT_BANDS
+from ecea.runtime.stretch import Stretch
+from ecea.training.checkpoints import Checkpoints
+from ecea.training.data.augment import parse_augmentations
+from ecea.training.data.folds import split
+from ecea.training.data.gaps import parse_gaps
+from ecea.training.data.scenes import CleanScene, load_scene
+from ecea.training.data.sources import find_sources
+from ecea.training.data.tiles import EDGES, TileRecipe
+from ecea.training.hardware import launch
+from ecea.training.options import TrainingOptions
+from ecea.training.trainer import Data, Trainer
+from ecea.training.vgg import VggFeatures, load_vgg
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What to train on, as the options of ``ecea-train`` say it; see their help."""
+
+    data: Sequence[str]
+    bands: tuple[int, ...] = DEFAULT_BANDS
+    stretch: Stretch | None = None
+    mask: str = "nodata"
+    group: str = "folder"
+    gaps: str | None = None
+    masks: Sequence[str] = ()
+    augment: str = "none"
+    edges: str = "clean"
+    folds: int | None = None
+    fold: int | None = None
+    tiles_per_epoch: int | None = None
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can begin.
+
+    Attributes:
+        trainer: to be run.
+        description: what will happen, in lines for the user.
+        is_main: whether this process is the one that speaks, of those of several devices.
+    """
+
+    trainer: Trainer
+    description: list[str]
+    is_main: bool
+
+
+def prepare(
+    options: TrainingOptions,
+    request: DataRequest,
+    output: Path,
+    *,
+    vgg: Path | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    resume: bool = False,
+) -> Run:
+    """Read everything that a run needs.
+
+    Args:
+        options: how to train.
+        request: on what.
+        output: the run's folder.
+        vgg: a file with VGG-19's weights.
+        device, devices: see :func:`ecea.training.hardware.launch`.
+        resume: go on with the run in ``output``.
+
+    Raises:
+        RequestError: where something is not what is needed.
+    """
+    checkpoints = Checkpoints(output, resume)
+    data = load_data(request, options.config.img_size, options.seed)
+    features = _load_features(vgg, options)
+    fabric = launch(device, devices, options.precision)
+    trainer = Trainer(options, data, checkpoints, fabric, vgg=features, resume=resume)
+    lines = [
+        _describe_network(trainer, options),
+        *_describe_data(data, len(trainer.tiles), options),
+        _describe_loss(options, features),
+        f"device      {_device_name(fabric.device)}{f' x {devices}' if devices > 1 else ''}, {options.precision}",
+        f"output      {output}, epochs {trainer.first_epoch} to {options.epochs}",
+    ]
+    return Run(trainer, lines, fabric.is_global_zero)
+
+
+def load_data(request: DataRequest, tile: int, seed: int) -> Data:
+    """Read scenes and masks, and put what is held out apart.
+
+    Raises:
+        RequestError: where something of it is not what is needed.
+    """
+    if (request.folds is None) != (request.fold is None):
+        raise RequestError(
+            "--folds says how many parts there are, --fold which of them is held out: give both or neither"
+        )
+    if request.edges not in EDGES:
+        raise RequestError(f"edges '{request.edges}' are unknown: expected one of {', '.join(EDGES)}")
+    recipe = TileRecipe(
+        parse_gaps(request.gaps, request.masks, tile),
+        parse_augmentations(request.augment),
+        request.edges,
+        seed,
+        request.tiles_per_epoch,
+    )
+    sources = find_sources(
+        request.data, bands=request.bands, stretch=request.stretch, mask=request.mask, group=request.group
+    )
+    scenes = [load_scene(source, tile) for source in sources]
+    held_out: list[CleanScene] = []
+    if request.folds is not None and request.fold is not None:
+        scenes, held_out = split(scenes, request.folds, request.fold)
+    return Data(scenes, held_out, recipe, request.workers)
+
+
+def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | None:
+    if vgg is None or not (options.weights.perceptual or options.weights.style):
+        return None
+    if options.config.out_c != 3:
+        raise RequestError("--vgg is for three bands: leave it out")
+    return load_vgg(vgg)
+
+
+def _describe_network(trainer: Trainer, options: TrainingOptions) -> str:
+    count = sum(parameter.numel() for parameter in trainer.generator.parameters())
+    return f"generator   {count / 1e6:.2f} M parameters, tiles of {options.config.img_size} px"
+
+
+def _describe_data(data: Data, tiles: int, options: TrainingOptions) -> list[str]:
+    names = {scene.source.scene for scene in data.training}
+    kinds = ", ".join(f"{kind} {share:g}" for kind, share in data.recipe.gaps.shares)
+    masks = f" of {len(data.recipe.gaps.masks)} masks" if data.recipe.gaps.masks else ""
+    lines = [
+        f"data        {len(data.training)} rasters of {len(names)} scenes, {tiles} tiles an epoch; gaps: {kinds}{masks}"
+    ]
+    if data.validation:
+        held = sorted({Path(scene.source.scene).name for scene in data.validation})
+        lines.append(f"held out    {', '.join(held)}; {options.validation_tiles} tiles of them")
+    return lines
+
+
+def _describe_loss(options: TrainingOptions, vgg: VggFeatures | None) -> str:
+    weights = options.weights
+    terms = {"adversarial": weights.adversarial, "L1": weights.l1, "edge L1": weights.edge}
+    off = ""
+    if vgg is not None:
+        terms |= {"perceptual": weights.perceptual, "style": weights.style}
+    else:
+        off = "; the perceptual and the style term are OFF: they need VGG-19's weights (--vgg FILE)"
+    return f"loss        {', '.join(f'{name} {weight:g}' for name, weight in terms.items() if weight)}{off}"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
