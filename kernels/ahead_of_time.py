@@ -88,6 +88,10 @@ class Kernel:
         """Whether TensorRT may be offered the kernel: nothing spilled, shared memory that needs no permission."""
         return self.spill_bytes == 0 and self.shared_bytes <= MAX_SHARED_BYTES
 
+    def grid(self, problem: Problem, batch: int) -> tuple[int, int, int]:
+        """Blocks in a launch for ``batch`` images."""
+        return -(-problem.tokens // self.block_m), problem.num_heads, batch
+
 
 @functools.cache
 def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
