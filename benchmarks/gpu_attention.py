@@ -156,7 +156,7 @@ def table_line(architecture: int, rows: list[dict[str, Any]], slack: float = 1.0
             chosen.append((queries, fastest))
         last = position == len(tokens_seen) - 1
         entries += [(0 if last else tokens, queries, number) for queries, number in reversed(chosen)]
-    return f"{architecture}: ({', '.join(map(str, entries))},),"
+    return f"{architecture}: ({', '.join(map(str, entries))}),"
 
 
 def current_tactic(architecture: int, problem: Problem) -> int:
