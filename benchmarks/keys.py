@@ -22,6 +22,7 @@ from torch import Tensor
 from ecea.export.parity import parity_tiles, psnr, tile_sources
 from ecea.kernels import eager
 from ecea.model import Generator, GeneratorConfig, load_generator
+from ecea.model.layers import Block
 from ecea.model.untrained import untrained_state_dict
 
 RESULT = Path(__file__).parent / "results" / "keys.json"
@@ -61,11 +62,33 @@ def main(
     result = {
         "weights": checkpoint.name if checkpoint else "untrained",
         "tiles": tiles,
+        "bound": bound(generator),
         "levels": levels(generator, batches),
         "generator": end_to_end(generator, batches),
     }
     _print(result)
     output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def bound(generator: Generator) -> float:
+    """No input at all makes a number of k + s larger: both are projections of what a LayerNorm has normalized.
+
+    A normalized token of C channels has a length of at most sqrt(C), so what a row of weights makes of it is at most
+    sqrt(C) times the length of that row.
+    """
+    largest = 0.0
+    for module in generator.modules():
+        if isinstance(module, Block):
+            attention, width = module.attn, module.norm1.weight.shape[0]
+            parts = [
+                (module.norm1, attention.qkv.weight[width : 2 * width], attention.qkv.bias[width : 2 * width]),
+                (module.norm2, attention.s.weight, attention.s.bias),
+            ]
+            total = torch.zeros(width)
+            for norm, weight, bias in parts:
+                total += width**0.5 * (weight * norm.weight).norm(dim=1) + (weight @ norm.bias + bias).abs()
+            largest = max(largest, float(total.max()))
+    return largest
 
 
 def levels(generator: Generator, batches: list[tuple[Tensor, ...]]) -> list[dict[str, Any]]:
@@ -166,6 +189,7 @@ def _print(result: dict[str, Any]) -> None:
         sizes = ", ".join(f"{row[f'max_{name}']:.1f}" for name in ("k", "s", "sum"))
         errors = " | ".join(f"{row[name]:.1e}" for name in names)
         print(f"| {row['tokens']}, {row['heads']} | {sizes} | {row['rms_out']:.2g} | {errors} |")
+    print(f"\nNo input makes |k + s| larger than {result['bound']:.0f}; FP16 ends at 65504.")
     print("\n| attention in | form | max error of the picture | dB |\n|---|---|---|---|")
     for row in result["generator"]:
         print(f"| {row['dtype']} | {row['form']} | {row['max_error']:.1e} | {row['psnr_db']:.1f} |")

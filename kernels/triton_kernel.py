@@ -126,7 +126,7 @@ def _load(ptrs, inside, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
     return tl.load(ptrs) if EVEN else tl.load(ptrs, mask=inside[:, None], other=0.0)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _sum(k, s):  # type: ignore[no-untyped-def]
     """Rounded once; the compiler knows that half precision adds to the same number, two at a time."""
     return (k.to(tl.float32) + s.to(tl.float32)).to(k.dtype)
