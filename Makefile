@@ -1,6 +1,8 @@
 # make demo    fill a sample scene and draw it before and after
 # make test    the test suite, without what is marked slow or gpu
 # make check   lint, format and types
+# make test-gpu   the tests that need a GPU, with the PyTorch and Triton of $(PYTHON) as they are
+# make bench-gpu  figures from a GPU, likewise
 # make all-tests, make clean
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := demo
 
-.PHONY: demo test all-tests check clean
+.PHONY: demo test all-tests test-gpu bench-gpu check clean
 
 demo: $(READY)
 	@mkdir -p $(DEMO)
@@ -34,6 +36,18 @@ test: $(READY)
 
 all-tests: $(READY)
 	$(BIN)/python -m pytest -m "not gpu"
+
+# The folders as the package that they install as: nothing is installed where PyTorch is one for CUDA.
+LINKS := build/links
+$(LINKS):
+	@mkdir -p $@/ecea
+	@for folder in calibration export kernels model runtime; do ln -s $(CURDIR)/$$folder $@/ecea/$$folder; done
+
+test-gpu: $(LINKS)
+	PYTHONPATH=$(LINKS) $(PYTHON) -m pytest -m gpu tests/gpu $(ARGUMENTS)
+
+bench-gpu: $(LINKS)
+	PYTHONPATH=$(LINKS) $(PYTHON) benchmarks/gpu.py $(ARGUMENTS)
 
 # Types are checked on the installed package, as its users see it.
 check: $(READY)

@@ -88,6 +88,10 @@ class Kernel:
         """Whether TensorRT may be offered the kernel: nothing spilled, shared memory that needs no permission."""
         return self.spill_bytes == 0 and self.shared_bytes <= MAX_SHARED_BYTES
 
+    def grid(self, problem: Problem, batch: int) -> tuple[int, int, int]:
+        """Blocks in a launch for ``batch`` images."""
+        return -(-problem.tokens // self.block_m), problem.num_heads, batch
+
 
 @functools.cache
 def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
@@ -118,8 +122,7 @@ def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in _POINTERS},
     )
     options = {
-        "num_warps": shape.num_warps,
-        "num_stages": shape.num_stages,
+        **shape.options,
         "ptx_version": PTX_ISA[architecture],
         "enable_fp_fusion": True,  # said here, so that no environment variable says otherwise
     }
@@ -145,7 +148,7 @@ def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
 
 
 def offered_tactics(architecture: int, problem: Problem) -> list[int]:
-    """The tactics that TensorRT may choose from: kernels that fit, no block longer than the sequence needs.
+    """The tactics that TensorRT may choose from: one kernel that fits, no block longer than the sequence needs.
 
     Raises:
         ValueError: if there are none.
@@ -154,14 +157,16 @@ def offered_tactics(architecture: int, problem: Problem) -> list[int]:
     offered = [
         number
         for number, shape in TACTICS.items()
-        if max(shape.block_m, shape.block_n) <= longest and compile_kernel(architecture, problem, number).fits
+        if shape.launches == 1
+        and max(shape.block_m, shape.block_n) <= longest
+        and compile_kernel(architecture, problem, number).fits
     ]
     if not offered:
         raise ValueError(f"no block shape fits {problem} on sm_{architecture}; expected smaller heads")
     return offered
 
 
-def _argument_type(name: str, fixed: dict[str, int | float], dtype: str) -> str:
+def _argument_type(name: str, fixed: dict[str, int | float | str], dtype: str) -> str:
     return "constexpr" if name in fixed else f"*{dtype}"
 
 
@@ -206,15 +211,21 @@ def _assemble(ptx: str, architecture: int) -> tuple[int, int]:
     return int(registers[1]), int(spilled[1])
 
 
+_COLUMNS = "tactic, queries x keys, warps, stages, keys, registers, spilled bytes, shared KiB, blocks, threads, offered"
+
+
 def table(architecture: int, problem: Problem) -> str:
     """What each tactic takes, as a table in Markdown."""
-    columns = "tactic, queries x keys, warps, stages, registers, spilled bytes, shared KiB, blocks, threads, offered"
-    rows = [columns.split(", "), ["---"] * 10]
+    columns = _COLUMNS.split(", ")
+    rows = [columns, ["---"] * len(columns)]
     for number, shape in TACTICS.items():
         kernel = compile_kernel(architecture, problem, number)
-        row = [number, f"{shape.block_m} x {shape.block_n}", shape.num_warps, shape.num_stages, kernel.registers]
-        row += [kernel.spill_bytes, f"{kernel.shared_bytes / 1024:.1f}", kernel.blocks, kernel.blocks * kernel.threads]
-        rows.append([*map(str, row), "yes" if kernel.fits else "no"])
+        keys = shape.keys + (", queries held" if shape.hold_queries else "")
+        limit = "" if shape.max_registers is None else f" of {shape.max_registers}"
+        row = [number, f"{shape.block_m} x {shape.block_n}", shape.num_warps, shape.num_stages, keys]
+        row += [f"{kernel.registers}{limit}", kernel.spill_bytes, f"{kernel.shared_bytes / 1024:.1f}"]
+        row += [kernel.blocks, kernel.blocks * kernel.threads, "yes" if shape.launches == 1 and kernel.fits else "no"]
+        rows.append([*map(str, row)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

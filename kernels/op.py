@@ -33,7 +33,8 @@ def _on_cuda(qkv: Tensor, s: Tensor, gate: Tensor, num_heads: int) -> Tensor:
     if gate.dtype not in triton_kernel.DTYPES or head_dim not in triton_kernel.HEAD_DIMS:
         return _scaled_dot_product(qkv, s, gate, num_heads)
     major, minor = torch.cuda.get_device_capability(gate.device)
-    tactic = preferred(10 * major + minor, gate.shape[1])
+    batch, tokens, _ = gate.shape
+    tactic = preferred(10 * major + minor, tokens, batch * num_heads * tokens)
     return triton_kernel.expectation_attention(qkv, s, gate, num_heads, head_dim**-0.5, tactic)
 
 

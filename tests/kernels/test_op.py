@@ -91,7 +91,7 @@ def test_on_cuda_half_precision_goes_to_the_kernel(monkeypatch: pytest.MonkeyPat
     op._on_cuda(*arguments)
     ((qkv, s, gate, heads, scale, tactic),) = calls
     assert all(given is wanted for given, wanted in zip((qkv, s, gate), arguments[:3], strict=True))
-    assert (heads, scale, tactic) == (2, 0.125, preferred(90, 1024))
+    assert (heads, scale, tactic) == (2, 0.125, preferred(90, 1024, 2 * 1024))
 
 
 def test_on_cuda_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

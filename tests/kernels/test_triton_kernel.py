@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ecea.kernels import eager
-from ecea.kernels.tactics import TACTICS, Tactic
+from ecea.kernels.tactics import TACTICS, Keys, Tactic
 
 triton_kernel = pytest.importorskip("ecea.kernels.triton_kernel", reason="Triton is not installed")
 
@@ -18,6 +19,7 @@ HALF, BRAIN = torch.float16, torch.bfloat16
 # The result is rounded to 11 or 8 bits, and so are the weights before they meet the values, of which they take a mean.
 TOLERANCE = {HALF: {"rtol": 1e-3, "atol": 2e-3}, BRAIN: {"rtol": 8e-3, "atol": 1.6e-2}}
 SMALL = Tactic(32, 32, 4, 2)  # the interpreter knows neither warps nor stages
+FORMS: tuple[Keys, ...] = ("products", "sum", "added")
 
 # (batch, tokens, heads, head_dim, tactic): the four levels of the default network, then tokens that no block divides,
 # fewer than a block holds, a single one, and other heads. The first two in blocks larger than a GPU's: the interpreter
@@ -62,20 +64,34 @@ def run(
     return out.double()
 
 
-@pytest.mark.parametrize("dtype", [HALF, BRAIN], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_kernel_is_the_definition(interpret: Any, shape: tuple[Any, ...], dtype: torch.dtype) -> None:
+# Products everywhere; sums in float16, the largest level left out: its time is the loop's, and the loop is the same.
+CASES = [(shape, "products", dtype) for shape in SHAPES for dtype in (HALF, BRAIN)]
+CASES += [(shape, keys, HALF) for shape in SHAPES[1:] for keys in FORMS[1:]]
+CASES += [((1, 257, 1, 64, Tactic(128, 64, 8, 2)), keys, BRAIN) for keys in FORMS[1:]]
+
+
+@pytest.mark.parametrize(("shape", "keys", "dtype"), CASES, ids=str)
+def test_the_kernel_is_the_definition(interpret: Any, shape: tuple[Any, ...], keys: Keys, dtype: torch.dtype) -> None:
     *size, tactic = shape
     arguments = draw(*size, dtype)
-    out = run(interpret, arguments, size[2], tactic)
+    out = run(interpret, arguments, size[2], replace(tactic, keys=keys))
     torch.testing.assert_close(out, reference(arguments, size[2]), **TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("number", TACTICS)
+# Warps, stages and registers are nothing to the interpreter: one of each shape and form.
+CUTS = {(t.block_m, t.block_n, t.keys): number for number, t in TACTICS.items()}
+
+
+@pytest.mark.parametrize("number", CUTS.values())
 def test_every_tactic_computes_the_same(interpret: Any, number: int) -> None:
     arguments = draw(1, 150, 2, 32, HALF)
     out = run(interpret, arguments, 2, TACTICS[number])
     torch.testing.assert_close(out, reference(arguments, 2), **TOLERANCE[HALF])
+
+
+def test_holding_the_queries_changes_nothing(interpret: Any) -> None:
+    arguments = draw(1, 70, 2, 32, HALF)
+    assert torch.equal(run(interpret, arguments, 2, replace(SMALL, hold_queries=True)), run(interpret, arguments, 2))
 
 
 @pytest.mark.parametrize("dtype", [HALF, BRAIN], ids=str)
@@ -121,17 +137,20 @@ def test_a_sum_beyond_the_range_of_float16(interpret: Any) -> None:
     torch.testing.assert_close(run(interpret, arguments, 1), reference(arguments, 1), **TOLERANCE[HALF])
 
 
-def test_nothing_is_read_or_written_beyond_the_tokens(interpret: Any) -> None:
+@pytest.mark.parametrize("keys", FORMS)
+@pytest.mark.parametrize("tokens", [45, 64])
+def test_nothing_is_read_or_written_beyond_the_tokens(interpret: Any, tokens: int, keys: Keys) -> None:
     """The tensors lie amid NaNs, which every wrong read would spread."""
-    batch, tokens, heads, width = 2, 45, 2, 64
+    batch, heads, width = 2, 2, 64
+    tactic = Tactic(64, 32, 4, 1, keys)
     arguments = draw(batch, tokens, heads, 32, HALF)
     around = []
     for part in arguments:
         buffer = torch.full((part.numel() + 2 * 64 * 3 * width,), math.nan, dtype=HALF)
         inside = buffer[64 * 3 * width :][: part.numel()].view(part.shape)
         around.append(inside.copy_(part))
-    out = run(interpret, around, heads, Tactic(64, 64, 4, 1))
-    assert torch.equal(out, run(interpret, arguments, heads, Tactic(64, 64, 4, 1)))
+    out = run(interpret, around, heads, tactic)
+    assert torch.equal(out, run(interpret, arguments, heads, tactic))
     assert torch.isfinite(out).all()
 
 
@@ -167,6 +186,30 @@ def part(*shape: int, dtype: torch.dtype = HALF) -> Tensor:
 def test_what_it_does_not_take_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         triton_kernel.expectation_attention(*arguments, SMALL)
+
+
+@pytest.mark.parametrize("keys", FORMS)
+def test_the_forms_round_what_they_say(interpret: Any, keys: Keys) -> None:
+    """Against the reference of what each computes: with the exact sum of keys and edges, or with the rounded one."""
+    qkv, s, gate = draw(1, 128, 1, 64, HALF, q=8.0)
+    exact, rounded = qkv.double(), qkv.double()
+    exact[..., 64:128] += s.double()
+    rounded[..., 64:128] = (qkv[..., 64:128] + s).double()
+    expected = [reference([sums, 0 * s, gate], 1) for sums in (exact, rounded)]
+    out = run(interpret, [qkv, s, gate], 1, replace(SMALL, keys=keys))
+    from_exact, from_rounded = (rms(out - one) for one in expected)
+    assert (from_exact < from_rounded / 2) if keys == "products" else (from_rounded < from_exact / 2)
+
+
+@pytest.mark.parametrize("dtype", [HALF, BRAIN], ids=str)
+@pytest.mark.parametrize("shape", [(2, 45, 3, 32), (1, 1, 1, 16), (1, 300, 2, 64)], ids=str)
+def test_edges_are_added_to_the_keys(interpret: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    qkv, s, _ = draw(*shape, dtype)
+    width = s.shape[-1]
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    rtol = 0 if dtype == HALF else torch.finfo(dtype).eps
+    expected = qkv[..., width : 2 * width] + s
+    torch.testing.assert_close(interpret(triton_kernel.add_edges, qkv, s), expected, rtol=rtol, atol=0)
 
 
 def rms(error: Tensor) -> float:

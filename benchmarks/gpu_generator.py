@@ -1,0 +1,166 @@
+"""The whole generator on a GPU: PyTorch in several forms, and the backends of the runtime where they load."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_timing import Deadline, Path, Times, measured
+
+from ecea.kernels import eager, op
+from ecea.model import Generator, GeneratorConfig
+from ecea.model.untrained import untrained_state_dict
+
+GFLOP = 62.7  # of the default configuration, a tile
+PEER = "eager FP32"
+
+# A seam: the module and the function of it that builds and compares plans, where both are.
+# compare_attention(bundle folder, batch) -> attention's form ("plugin", "function body", "native") -> a call to time,
+# which computes one batch and leaves the GPU done.
+PLANS = ("ecea.export.plans.comparison", "compare_attention")
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def generator_rows(
+    batches: list[int], device: str, bundle: FilePath | None, rounds: int, compiled: bool, stop: Deadline
+) -> list[dict[str, Any]]:
+    """Every path for every number of tiles at once, torch.compile if ``compiled``; of untrained weights."""
+    config = GeneratorConfig() if device == "cuda" else GeneratorConfig(img_size=64, embed_dim=16)
+    state = untrained_state_dict(config, seed=1)
+    rows = []
+    for batch in batches:
+        if not stop.allows(f"generator, batch {batch}"):
+            continue
+        inputs = _inputs(config, batch, device)
+        setups: dict[str, Callable[[], Path]] = {}
+        outputs: dict[str, Any] = {}
+        for name, make in _forms(config, state, device).items():
+            if name.startswith("torch.compile") and not compiled:
+                continue
+            setups[name] = _torch_path(make, inputs, device, outputs, name)
+        times, not_run = measured(setups, rounds, least=0.2)
+        others, others_not_run = _other_paths(bundle, batch, config, device, rounds)
+        row = {"batch": batch, "paths": _rated({**times, **others}, batch), "not_run": {**not_run, **others_not_run}}
+        for name, out in outputs.items():
+            if name in row["paths"]:
+                row["paths"][name]["max_error"] = float((out - outputs[PEER]).abs().max())
+        rows.append(row)
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def _forms(config: GeneratorConfig, state: dict[str, torch.Tensor], device: str) -> dict[str, Callable[[], Any]]:
+    """Name -> makes the network; each in a form that a user of PyTorch could choose."""
+
+    def network(attention: Any, half: bool = False) -> Any:
+        with torch.device("meta"):
+            generator = Generator(config, attention)
+        generator.load_state_dict(state, assign=True)
+        generator = generator.eval().to(device)
+        return generator.half() if half else generator
+
+    def compiled(attention: Any, half: bool = False) -> Any:
+        torch.compiler.reset()
+        return torch.compile(network(attention, half), dynamic=False)
+
+    return {
+        PEER: lambda: network(eager.expectation_attention),
+        "eager FP16": lambda: network(eager.expectation_attention, half=True),
+        "FP16, our kernel": lambda: network(op.expectation_attention, half=True),
+        "torch.compile FP32": lambda: compiled(eager.expectation_attention),
+        "torch.compile FP16": lambda: compiled(eager.expectation_attention, half=True),
+        "torch.compile FP16, our kernel": lambda: compiled(op.expectation_attention, half=True),
+    }
+
+
+def _torch_path(
+    make: Callable[[], Any], inputs: Batch, device: str, outputs: dict[str, Any], name: str
+) -> Callable[[], Path]:
+    """From tensors on the device to tensors on the device, launched from a graph."""
+
+    def setup() -> Path:
+        network = make()
+        dtype = next(network.parameters()).dtype
+        given = [part.to(dtype) for part in inputs]
+
+        @torch.inference_mode()
+        def call() -> Any:
+            return network(*given)
+
+        outputs[name] = call()[0].float()
+        return Path([call], device)
+
+    return setup
+
+
+def _other_paths(
+    bundle: FilePath | None, batch: int, config: GeneratorConfig, device: str, rounds: int
+) -> tuple[dict[str, Times], dict[str, str]]:
+    """The runtime's backends on a bundle, from arrays to arrays, and plans with attention in each form."""
+    names = [f"{backend} {engine}" for backend in ("cuda", "tensorrt") for engine in ("fp32", "fp16", "int8")]
+    plans = "plans with the plugin, the function body, native Attention"
+    if bundle is None:
+        return {}, dict.fromkeys([*names, plans], "no bundle was given: --bundle")
+    try:
+        runtime = importlib.import_module("ecea.runtime")
+    except ImportError as error:
+        return {}, dict.fromkeys([*names, plans], f"ecea.runtime cannot be imported: {error}")
+    arrays = tuple(np.asarray(part.cpu()) for part in _inputs(config, batch, "cpu"))
+    opened: list[Any] = []
+
+    def backend_path(name: str) -> Callable[[], Path]:
+        def setup() -> Path:
+            backend, engine = name.split()
+            opened.append(runtime.open_engine(bundle, engine=engine, backend=backend))
+            infer = opened[-1].infer
+            return Path([lambda: infer(*arrays)], device, graph=False)
+
+        return setup
+
+    setups = {name: backend_path(name) for name in names}
+    forms, why = _plan_calls(bundle, batch)
+    for form, call in forms.items():
+        setups[f"plan, attention by {form}"] = lambda call=call: Path([call], device, graph=False)  # type: ignore[misc]
+    try:
+        times, not_run = measured(setups, rounds, least=0.2)
+    finally:
+        for engine in opened:
+            engine.close()
+    return times, not_run | ({plans: why} if why else {})
+
+
+def _plan_calls(bundle: FilePath, batch: int) -> tuple[dict[str, Callable[[], object]], str]:
+    """Form of attention -> a call; and why there are none, if there are none."""
+    module, function = PLANS
+    try:
+        compare = getattr(importlib.import_module(module), function)
+        return compare(bundle, batch), ""
+    except Exception as error:  # no such module, no TensorRT, no plan
+        return {}, f"{type(error).__name__}: {error}"
+
+
+def _inputs(config: GeneratorConfig, batch: int, device: str) -> Batch:
+    rng = torch.Generator().manual_seed(batch)
+    size = config.img_size
+    mask = (torch.rand(batch, 1, size, size, generator=rng) < 0.2).float()
+    image = torch.rand(batch, 3, size, size, generator=rng) * (1 - mask)
+    edge = torch.rand(batch, 1, size, size, generator=rng)
+    return image.to(device), edge.to(device), mask.to(device)
+
+
+def _rated(times: dict[str, Times], batch: int) -> dict[str, Any]:
+    peer = times.get(PEER)
+    rated = {}
+    for name, took in times.items():
+        row: dict[str, Any] = {"seconds": took.median, "range": took.range}
+        row["tiles_per_second"] = batch / took.median
+        row["flops"] = GFLOP * 1e9 * batch / took.median
+        if peer is not None:
+            row["ratio"] = peer.median / took.median
+        rated[name] = row
+    return rated

@@ -1,0 +1,121 @@
+"""The GPU benchmark's code, tried out on the CPU: that it runs, says what it is, and keeps what it has measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+Run = Callable[..., Any]
+
+
+def module(name: str) -> ModuleType:
+    """A module of the benchmarks, which are no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    app = typer.Typer()
+    app.command()(module("gpu").main)
+    few = ["--rounds", "1", "--batch", "1", "--compiled", "0"]
+    return lambda *arguments: CliRunner().invoke(app, [*few, *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def attention() -> ModuleType:
+    return module("gpu_attention")
+
+
+def test_parts_are_run_one_by_one_and_kept(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "tried.json"
+    first = run("--device", "cpu", "--output", output, "--only", "tactics", "--only", "peaks")
+    assert first.exit_code == 0, first.stderr
+    assert "NO MEASUREMENT" in first.stdout
+    assert "For _PREFERRED" in first.stdout
+    second = run("--device", "cpu", "--output", output, "--only", "kernel")
+    assert second.exit_code == 0, second.stderr
+    found = json.loads(output.read_text())
+    assert found["measurement"].startswith("NO MEASUREMENT")
+    assert {"peaks", "tactics", "kernel"} <= set(found)
+    row = found["kernel"][0]
+    assert row["paths"]["ours"]["seconds"] > 0
+    assert "SDPA cuDNN, edges and gate" in row["not_run"], "there is none on a CPU, and that is said"
+
+
+def test_a_spent_budget_is_said(run: Run, tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--output", tmp_path / "tried.json", "--only", "kernel", "--seconds", "0")
+    assert done.exit_code == 0, done.stderr
+    assert "left out for lack of time: kernel Problem(tokens=64" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_generator_and_why_backends_were_not_run(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "tried.json"
+    assert run("--device", "cpu", "--output", output, "--only", "generator").exit_code == 0
+    (row,) = json.loads(output.read_text())["generator"]
+    assert row["paths"]["FP16, our kernel"]["max_error"] < 3e-2
+    assert row["not_run"]["tensorrt fp16"] == "no bundle was given: --bundle"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cpu"], "nothing is measured"),
+        (["--device", "cpu", "--output", BENCHMARKS / "results" / "gpu.json"], "nothing is measured"),
+        (["--device", "tpu"], "expected cuda or cpu"),
+        (["--only", "speed"], "expected some of peaks, tactics"),
+    ],
+)
+def test_wrong_requests(run: Run, arguments: list[str | Path], message: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert not (BENCHMARKS / "results" / "gpu.json.part").exists()
+
+
+def row(tokens: int, heads: int, batch: int, **microseconds: float) -> dict[str, Any]:
+    paths = {name.removeprefix("t"): {"seconds": took / 1e6} for name, took in microseconds.items()}
+    return {"tokens": tokens, "heads": heads, "batch": batch, "dtype": "fp16", "paths": paths}
+
+
+ROWS = [
+    row(4096, 1, 1, t3=20, t23=30),
+    row(4096, 1, 8, t3=100, t23=99),  # 1 % is no reason to change
+    row(4096, 1, 64, t3=800, t23=600),
+    row(64, 8, 1, t2=5, t10=4),
+    row(64, 8, 64, t2=9, t10=9),
+]
+
+
+def test_the_line_for_the_table_chooses_what_was_fastest(
+    attention: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecea.kernels import tactics
+
+    line = attention.table_line(90, ROWS)
+    assert line == "90: ((4096, 262144, 23), (4096, 0, 3), (0, 0, 10)),"
+    monkeypatch.setattr(tactics, "_PREFERRED", eval(f"{{{line}}}"))
+    for tokens, heads, batch, number in [(4096, 1, 64, 23), (4096, 1, 8, 3), (4096, 1, 1, 3), (64, 8, 64, 10)]:
+        assert tactics.preferred(90, tokens, batch * heads * tokens) == tactics.TACTICS[number]
+
+
+def test_the_best_tactic_of_each_size(attention: ModuleType) -> None:
+    assert attention.best_tactics(ROWS) == {(4096, 1): 3, (4096, 8): 23, (4096, 64): 23, (64, 1): 10, (64, 64): 2}
+
+
+def test_flops_are_those_of_the_two_products(attention: ModuleType) -> None:
+    assert attention.Problem(4096, 1, 1).flops == 2 * 2 * 4096**2 * 64
