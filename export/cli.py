@@ -83,8 +83,12 @@ def export(
         }
         heads = numbers(num_heads, "heads")
         scenes = [Path(scene) for scene in calibrate or []]
-        if (checkpoint is None) == (rebuild_plans is None):
-            raise RequestError(f"expected either a CHECKPOINT or --rebuild-plans NAME.ecea: see {COMMAND} -h")
+        if checkpoint is None and rebuild_plans is None:
+            raise RequestError(f"Missing argument 'CHECKPOINT', or --rebuild-plans NAME.ecea: see {COMMAND} -h")
+        if checkpoint is not None and rebuild_plans is not None:
+            raise RequestError(
+                f"{checkpoint}: is not needed to rebuild the plans of {rebuild_plans}: leave out one of the two"
+            )
         try:
             from ecea.export.exporter import ENGINES, below_target, export_bundle
             from ecea.export.plans.bundling import DEFAULT_BATCHES

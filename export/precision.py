@@ -1,8 +1,8 @@
 """Turning an FP32 model into FP16, in the two senses that backends want.
 
-``half_compute`` is what a GPU runs: half-precision arithmetic, with the norms in FP32; ``half_between_pairs`` is the same of a
-quantized model. ``half_storage`` is what a processor without half-precision units runs: weights stored in half the space,
-arithmetic in FP32.
+``half_compute`` is what a GPU runs: half-precision arithmetic, with the norms in FP32; ``half_between_pairs`` is the
+same of a quantized model. ``half_storage`` is what a processor without half-precision units runs: weights stored in
+half the space, arithmetic in FP32.
 """
 
 import numpy as np

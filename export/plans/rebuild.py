@@ -1,4 +1,4 @@
-"""Plans for another machine: those of an existing bundle are built again from its ONNX files, without the checkpoint."""
+"""Plans for another machine: those of a bundle, built again from its ONNX files, without the checkpoint."""
 
 import json
 import os
@@ -83,9 +83,8 @@ def _check(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
 
 
 def _present_batches(manifest: dict[str, Any]) -> tuple[int, ...]:
-    return check_batches(
-        [int(size) for entry in manifest["engines"] for size in (entry.get("plan") or {}).get("batches", ())]
-    )
+    plans = [entry["plan"] for entry in manifest["engines"] if entry.get("plan")]
+    return check_batches([int(size) for plan in plans for size in plan["batches"]])
 
 
 def _reference(bundle: Bundle, tiles: Tiles) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """TensorRT's timing cache between builds: how long each kernel took, so that only new ones are timed.
 
-It lies in the user's cache folder (:mod:`ecea.runtime.cache`) under a name made of all that it depends on. TensorRT tells
-our plugin's kernels apart by their numbers alone, so their PTX is part of the name.
+It lies in the user's cache folder (:mod:`ecea.runtime.cache`) under a name made of all that it depends on. TensorRT
+tells our plugin's kernels apart by their numbers alone, so their PTX is part of the name.
 """
 
 import contextlib
