@@ -25,8 +25,8 @@ class Messages:
     @property
     def out_of_memory(self) -> bool:
         """Whether memory has run out, on the device or on the host."""
-        texts = [f"{code} {text}".lower() for code, text in self.reported] + [text.lower() for text in self.logged]
-        return any("failed_allocation" in text or "out of memory" in text or "outofmemory" in text for text in texts)
+        said = " ".join(" ".join([*(f"{code} {text}" for code, text in self.reported), *self.logged]).lower().split())
+        return any(sign in said for sign in ("failed_allocation", "out of memory", "outofmemory"))
 
     def why(self) -> str:
         """The first error, which the others follow from; one line."""
