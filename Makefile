@@ -1,6 +1,7 @@
 # make demo    fill a sample scene and draw it before and after
 # make test    the test suite, without what is marked slow or gpu
 # make check   lint, format and types
+# make check-tensorrt   on a machine with TensorRT and a GPU: every claim of docs/tensorrt.md, put to the test
 # make all-tests, make clean
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := demo
 
-.PHONY: demo test all-tests check clean
+.PHONY: demo test all-tests check check-tensorrt clean
 
 demo: $(READY)
 	@mkdir -p $(DEMO)
@@ -43,6 +44,12 @@ check: $(READY)
 	$(BIN)/pip install --quiet --no-deps --target build/installed .
 	MYPYPATH=build/installed $(BIN)/mypy -p ecea
 	rm -rf build
+
+# Says of each claim that it was proved, failed, or not run and why; status 0 if all are proved.
+check-tensorrt: $(READY)
+	@if command -v nvidia-smi > /dev/null && ! $(BIN)/python -c "import tensorrt, pycuda" 2> /dev/null; then \
+	    $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,tensorrt]' || true; fi
+	$(BIN)/python benchmarks/check_tensorrt.py
 
 $(READY): pyproject.toml
 	@echo "Installing into $(VENV): a few minutes, 2 GB"

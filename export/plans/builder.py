@@ -57,7 +57,7 @@ def build_plan(machine: Machine, network: Network, name: str, engine: str, say: 
     messages = Messages(machine.trt)
     failures, sha256 = _plugin(machine, network, name)
     try:
-        data = _Build(machine, network, name, messages).run(cache_file(machine, sha256), say)
+        data = Build(machine, network, name, messages).run(cache_file(machine, sha256), say)
     except PlanError:
         _reraise(failures, name)  # what the plugin raised is the cause, TensorRT knows the consequence
         raise
@@ -90,8 +90,12 @@ def _reraise(failures: Failures | None, name: str) -> None:
         raise PlanError(f"{name}: {error}") from error
 
 
-class _Build:
-    """One run of TensorRT's builder; its objects live as long as this."""
+class Build:
+    """One run of TensorRT's builder, for :func:`build_plan`; its objects live as long as this.
+
+    Raises:
+        PlanError: from every method, with what TensorRT said.
+    """
 
     def __init__(self, machine: Machine, network: Network, name: str, messages: Messages) -> None:
         self._machine = machine
@@ -103,13 +107,9 @@ class _Build:
 
     def run(self, cache: Any, say: Say) -> Any:
         """Parse and build; the plan's bytes."""
-        try:
-            builder = self._trt.Builder(self._messages.logger)
-        except TypeError as error:  # what the bindings make of a null pointer
-            raise self._failed("TensorRT's builder does not start") from error
-        builder.error_recorder = self._messages.recorder
+        builder = self.start()
         with timed(say, f"plan        {self._name}: parsed"):
-            definition = self._parse(builder)
+            definition = self.parse(builder)
         config = self._configure(builder)
         self._attach_timings(config, read_timings(cache))
         with timed(say, f"plan        {self._name}: kernels chosen"):
@@ -119,7 +119,17 @@ class _Build:
         write_timings(cache, bytes(memoryview(config.get_timing_cache().serialize())))
         return plan
 
-    def _parse(self, builder: Any) -> Any:
+    def start(self) -> Any:
+        """TensorRT's builder."""
+        try:
+            builder = self._trt.Builder(self._messages.logger)
+        except TypeError as error:  # what the bindings make of a null pointer
+            raise self._failed("TensorRT's builder does not start") from error
+        builder.error_recorder = self._messages.recorder
+        return builder
+
+    def parse(self, builder: Any) -> Any:
+        """TensorRT's definition of the network, in which every attention is a plugin that should be one."""
         trt = self._trt
         flag = int(trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
         definition = builder.create_network(1 << flag)

@@ -34,7 +34,18 @@ def check_batches(batches: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(batches)))
 
 
-def build_plans(folder: Path, manifest: Entry, machine: Machine, batches: Sequence[int], say: Say) -> None:
+# What the plans of each engine are made with: our kernel is for half precision.
+ATTENTION = {"fp32": BODY, "fp16": PLUGIN, "int8": PLUGIN}
+
+
+def build_plans(
+    folder: Path,
+    manifest: Entry,
+    machine: Machine,
+    batches: Sequence[int],
+    say: Say,
+    attention: Mapping[str, str] = ATTENTION,
+) -> None:
     """Build a plan of every ONNX file for TensorRT in a bundle, for each batch size.
 
     Args:
@@ -44,6 +55,7 @@ def build_plans(folder: Path, manifest: Entry, machine: Machine, batches: Sequen
         machine: TensorRT and the GPU.
         batches: tiles in a batch, ascending.
         say: called with a line for each step.
+        attention: engine -> form of attention; engines that are not named get no plans.
 
     Raises:
         PlanError: where a plan cannot be built, or is not what was asked for.
@@ -52,8 +64,8 @@ def build_plans(folder: Path, manifest: Entry, machine: Machine, batches: Sequen
     for entry in manifest["engines"]:
         if entry.get("plan"):
             continue
-        if BACKEND in entry["backends"]:
-            entries.append(_build_engine(folder, entry, machine, batches, say))
+        if BACKEND in entry["backends"] and entry["engine"] in attention:
+            entries.append(_build_engine(folder, entry, machine, batches, say, attention[entry["engine"]]))
         entries.append(entry)
     manifest["engines"] = entries
 
@@ -95,14 +107,16 @@ def prove_plans(
     write_manifest(folder, manifest)
 
 
-def _build_engine(folder: Path, source: Entry, machine: Machine, batches: Sequence[int], say: Say) -> Entry:
+def _build_engine(
+    folder: Path, source: Entry, machine: Machine, batches: Sequence[int], say: Say, attention: str
+) -> Entry:
     """Build the plans of one engine into the folder; their entry for the manifest."""
     engine = source["engine"]
     onnx_path = folder / source["files"][0]["name"]
     plans: dict[str, Plan] = {}
     files: dict[str, str] = {}
     for batch in batches:
-        network = read_network(onnx_path, batch, BODY if engine == "fp32" else PLUGIN)
+        network = read_network(onnx_path, batch, attention)
         name = f"generator.{engine}.b{batch}.plan"
         plan = build_plan(machine, network, name, engine, say)
         (folder / name).write_bytes(plan.data)

@@ -116,7 +116,7 @@ def test_what_cannot_be_imported_is_named(
 
 def test_an_older_tensorrt(cuda: Any) -> None:
     sys.modules["tensorrt"].__version__ = "10.14.1"  # type: ignore[attr-defined]
-    with pytest.raises(BackendUnavailable, match="TensorRT is 10.14.1, expected 11 or newer"):
+    with pytest.raises(BackendUnavailable, match=r"TensorRT is 10.14.1, expected 11 or newer"):
         find_machine()
 
 
@@ -129,7 +129,7 @@ def test_no_gpu(cuda: Any) -> None:
         raise DriverError("cuInit failed: no CUDA-capable device is detected")
 
     cuda.init = init
-    with pytest.raises(BackendUnavailable, match="finds no GPU .cuInit failed"):
+    with pytest.raises(BackendUnavailable, match=r"finds no GPU .cuInit failed"):
         find_machine()
 
 
