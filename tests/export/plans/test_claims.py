@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from ecea.export.plans import rebuild
-from ecea.runtime.backends import BACKENDS, Backend, cpu
+from ecea.runtime.backends import BACKENDS, Backend, Settings, cpu
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.errors import BackendUnavailable
 
@@ -66,23 +67,27 @@ def test_without_tensorrt_it_says_why_of_each_and_fails(
 
 
 class Session:
-    """Runs a plan's ONNX file on the CPU."""
+    """Runs an engine of the bundle for the CPU in a plan's place."""
 
     arithmetic = "f16"
 
     def __init__(self, plan: Path) -> None:
-        _, engine, *_ = plan.name.split(".")
-        self._session = cpu.CpuSession(cpu._create(plan.with_name(f"generator.{engine}.onnx"), 2))
+        self._session = cpu.load(plan.with_name("generator.fp32.cpu.onnx"), Settings(threads=2))
         self.infer, self.close = self._session.infer, self._session.close
 
 
 @pytest.fixture
-def bench(script: ModuleType, world: Any, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def bench(
+    script: ModuleType, world: Any, small: Any, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """A bench on TensorRT's fakes."""
     monkeypatch.setitem(BACKENDS, "tensorrt", Backend(lambda model, settings: Session(model), lambda *_: []))
     monkeypatch.setattr(rebuild, "machine_if", lambda wanted: (world.machine, ""))
+    monkeypatch.setattr(rebuild, "tile_sources", lambda *_: contextlib.nullcontext([]))
+    monkeypatch.setattr(rebuild, "parity_tiles", lambda _: small.tiles)
     made = script.Bench(world.machine, tmp_path, script.SMALL, lambda line: None)
     vars(made)["bundle"] = Path(shutil.copytree(exported.path, tmp_path / "onnx.ecea"))
+    vars(made)["tiles"] = small.tiles
     return made
 
 

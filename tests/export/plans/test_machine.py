@@ -51,7 +51,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     driver.Context = SimpleNamespace(pop=driver.Device.stack.pop)
     driver.mem_get_info = lambda: (5_000_000_000, 80_000_000_000)
     package: Any = ModuleType("pycuda")
-    package.driver = driver
+    package.driver, package.__path__ = driver, []
     trt: Any = ModuleType("tensorrt")
     trt.__version__ = "11.4.0.106"
     for name, module in (("pycuda", package), ("pycuda.driver", driver), ("tensorrt", trt)):
@@ -98,7 +98,11 @@ def test_all_is_there(cuda: Any) -> None:
             "libcuda.so.1: cannot open",
             "the NVIDIA driver cannot be loaded (libcuda.so.1: cannot open)",
         ),
-        ("ecea.kernels.ahead_of_time", "No module named 'triton'", "Triton, which compiles attention for it, cannot"),
+        (
+            "ecea.kernels.ahead_of_time",
+            "No module named 'triton'",
+            "Triton, which compiles the attention kernel, cannot",
+        ),
     ],
     ids=["no tensorrt", "no libnvinfer", "no driver", "no triton"],
 )
