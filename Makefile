@@ -3,6 +3,7 @@
 # make check   lint, format and types
 # make test-gpu   the tests that need a GPU, with the PyTorch and Triton of $(PYTHON) as they are
 # make bench-gpu  figures from a GPU, likewise
+# make check-tensorrt   on a machine with TensorRT and a GPU: every claim of docs/tensorrt.md, put to the test
 # make all-tests, make clean
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := demo
 
-.PHONY: demo test all-tests test-gpu bench-gpu check clean
+.PHONY: demo test all-tests test-gpu bench-gpu check check-tensorrt clean
 
 demo: $(READY)
 	@mkdir -p $(DEMO)
@@ -57,6 +58,12 @@ check: $(READY)
 	$(BIN)/pip install --quiet --no-deps --target build/installed .
 	MYPYPATH=build/installed $(BIN)/mypy -p ecea
 	rm -rf build
+
+# Says of each claim that it was proved, failed, or not run and why; status 0 if all are proved.
+check-tensorrt: $(READY)
+	@if command -v nvidia-smi > /dev/null && ! $(BIN)/python -c "import tensorrt, pycuda" 2> /dev/null; then \
+	    $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,tensorrt]' || true; fi
+	$(BIN)/python benchmarks/check_tensorrt.py
 
 $(READY): pyproject.toml
 	@echo "Installing into $(VENV): a few minutes, 2 GB"

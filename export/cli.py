@@ -18,8 +18,8 @@ app = new_app()
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A generator's state dict, .pth or .safetensors.")
-    ],
+        Path | None, typer.Argument(metavar="CHECKPOINT", help="A generator's state dict, .pth or .safetensors.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="NAME.ecea", help="Bundle; default: CHECKPOINT.ecea here.")
     ] = None,
@@ -49,10 +49,32 @@ def export(
         str | None,
         typer.Option(metavar="A,B,C,D", help="Attention heads a level, if not 1,2,4,8; no checkpoint tells."),
     ] = None,
+    tensorrt: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorrt/--no-tensorrt",
+            help="Build TensorRT plans, for the GPU of this machine. Default: where TensorRT and a GPU load.",
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Tiles in a batch to build a plan for; repeat for several. Default: 1 and 4."),
+    ] = None,
+    rebuild_plans: Annotated[
+        Path | None,
+        typer.Option(
+            "--rebuild-plans",
+            metavar="NAME.ecea",
+            help="Instead of an export: build the plans of this bundle again, for the GPU of this machine.",
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Version = False,
 ) -> None:
-    """Export CHECKPOINT to a bundle that ecea-run can use, and prove that each engine computes what PyTorch does."""
+    """Export CHECKPOINT to a bundle that ecea-run can use, and prove that each engine computes what PyTorch does.
+
+    With --rebuild-plans, build the TensorRT plans of a bundle again instead, without the checkpoint.
+    """
     with sentences(COMMAND, debug):
         options = {
             "mask": mask,
@@ -60,27 +82,42 @@ def export(
             "stretch": parse_stretch(stretch) if stretch is not None else None,
         }
         heads = numbers(num_heads, "heads")
+        scenes = [Path(scene) for scene in calibrate or []]
+        if checkpoint is None and rebuild_plans is None:
+            raise RequestError(f"Missing argument 'CHECKPOINT', or --rebuild-plans NAME.ecea: see {COMMAND} -h")
+        if checkpoint is not None and rebuild_plans is not None:
+            raise RequestError(
+                f"{checkpoint}: is not needed to rebuild the plans of {rebuild_plans}: leave out one of the two"
+            )
         try:
             from ecea.export.exporter import ENGINES, below_target, export_bundle
+            from ecea.export.plans.bundling import DEFAULT_BATCHES
+            from ecea.export.plans.rebuild import rebuild_plans as rebuild
             from ecea.export.table import print_engines
         except ImportError as error:
             raise RequestError(
                 f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
             ) from error
-        bundle = export_bundle(
-            checkpoint,
-            output,
-            engines=tuple(dict.fromkeys(engine)) if engine else ENGINES,
-            scenes=[Path(scene) for scene in calibrate or []],
-            scene_options=options,
-            num_heads=heads,
-            int8_target_db=int8_target_db,
-            say=_say,
-        )
+        if checkpoint is None:
+            assert rebuild_plans is not None
+            bundle = rebuild(rebuild_plans, batch or (), scenes=scenes, scene_options=options, say=_say)
+        else:
+            bundle = export_bundle(
+                checkpoint,
+                output,
+                engines=tuple(dict.fromkeys(engine)) if engine else ENGINES,
+                scenes=scenes,
+                scene_options=options,
+                num_heads=heads,
+                int8_target_db=int8_target_db,
+                tensorrt=tensorrt,
+                batches=batch or DEFAULT_BATCHES,
+                say=_say,
+            )
         print_engines(bundle)
         size = sum(path.stat().st_size for path in bundle.path.iterdir())
         _say(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB")
-        shortfall = below_target(bundle)
+        shortfall = below_target(bundle) if checkpoint is not None else None
         if shortfall and not allow_below_target:
             raise EceaError(shortfall)
         if shortfall:

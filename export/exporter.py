@@ -3,29 +3,28 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
+from ecea.export.folder import describe_file, sha256, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
 from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
 from ecea.export.passes import optimize
+from ecea.export.plans.bundling import DEFAULT_BATCHES, build_plans, check_batches, prove_plans
+from ecea.export.plans.machine import machine_if
 from ecea.export.say import Say
 from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError, Generator, load_generator
-from ecea.runtime.bundle import MANIFEST_NAME, SCHEMA_VERSION, SUFFIX, Bundle, BundleFile, EngineRecord, read_bundle
-from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.bundle import MANIFEST_NAME, SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
+from ecea.runtime.errors import RequestError
 
 ENGINES = ("fp32", "fp16", "int8")
 
@@ -42,6 +41,8 @@ def export_bundle(
     scene_options: dict[str, Any] | None = None,
     num_heads: Sequence[int] | None = None,
     int8_target_db: float = DEFAULT_TARGET_DB,
+    tensorrt: bool | None = None,
+    batches: Sequence[int] = DEFAULT_BATCHES,
     say: Say = lambda _: None,
 ) -> Bundle:
     """Export a checkpoint: every engine is compared with PyTorch before the bundle appears.
@@ -54,6 +55,8 @@ def export_bundle(
         scene_options: how to read them, as for :func:`ecea.runtime.inpaint`: ``bands``, ``mask``, ``stretch``.
         num_heads: attention heads at each level, where the checkpoint's widths do not tell.
         int8_target_db: how close INT8 has to come to PyTorch over missing pixels: PSNR in dB, on a range of 1.
+        tensorrt: build TensorRT plans as well: True: always, None: where TensorRT and a GPU load.
+        batches: batch sizes to build plans for.
         say: called with a line for each step.
 
     Returns:
@@ -65,6 +68,8 @@ def export_bundle(
     """
     target = destination or Path(f"{checkpoint.stem}{SUFFIX}")
     _check_request(checkpoint, target, engines, int8_target_db)
+    sizes = check_batches(batches)
+    machine, no_plans = machine_if(tensorrt)
     try:
         generator = load_generator(checkpoint, num_heads=num_heads)
     except CheckpointError as error:
@@ -87,9 +92,9 @@ def export_bundle(
     model = trace(generator)
     optimize(model)
     say("traced      to ONNX")
-    with _whole_or_nothing(target) as folder:
+    with whole_or_nothing(target) as folder:
         check = Checker(folder, generator, tiles, expected, say)
-        records = []
+        records: list[EngineRecord] = []
         for engine in engines:
             if engine == "int8" and calibration is not None:
                 with Int8Builder(model, calibration, tiles, expected["out"], int8_target_db, say) as builder:
@@ -100,7 +105,7 @@ def export_bundle(
         manifest = {
             "schema": SCHEMA_VERSION,
             "configuration": dataclasses.asdict(config),
-            "checkpoint": {"name": checkpoint.name, "sha256": _sha256(checkpoint)},
+            "checkpoint": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
             "inputs": _describe(INPUTS, (3, 1, 1), config.img_size),
             "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
             "engines": [dataclasses.asdict(record) for record in records],
@@ -108,7 +113,12 @@ def export_bundle(
             "calibration": _describe_calibration(calibration),
             "made_with": _versions(),
         }
-        (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
+        if machine is not None:
+            build_plans(folder, manifest, machine, sizes, say)
+            prove_plans(folder, manifest, tiles, expected, "PyTorch", say)
+        else:
+            say(f"plans       none, {no_plans}")
+            write_manifest(folder, manifest)
     return read_bundle(target)
 
 
@@ -131,11 +141,11 @@ def _write(engine: str, made: Iterable[Built], folder: Path, check: Checker) -> 
         for built in made:
             weights.save(built.model, folder / built.form.file_name)
             written.append((built.form, built.record))
-    shared = _describe_file(weights.path)
+    shared = describe_file(weights.path)
     records = []
     for form, quantization in written:
         parity, arithmetic = check(form, quantization)
-        files = (_describe_file(folder / form.file_name), shared)
+        files = (describe_file(folder / form.file_name), shared)
         records.append(EngineRecord(engine, form.backends, files, parity, arithmetic, quantization))
     return records
 
@@ -179,27 +189,6 @@ def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], targe
         raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
 
 
-@contextmanager
-def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``target`` that takes its place if the block succeeds, else is deleted."""
-    target = target.resolve()  # a link to a bundle stays, and leads to the new one
-    token = secrets.token_hex(4)
-    temporary, old = (target.with_name(f".{target.name}.{token}.{state}") for state in ("partial", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
-    except OSError as error:
-        raise EceaError(f"{target}: cannot be written ({error.strerror or error}): is the disk full?") from error
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _count_parameters(generator: Generator) -> int:
     return sum(parameter.numel() for parameter in generator.parameters())
 
@@ -209,15 +198,6 @@ def _describe(names: Sequence[str], channels: Sequence[int], size: int) -> list[
         {"name": name, "dtype": "float32", "shape": ["batch", count, size, size]}
         for name, count in zip(names, channels, strict=True)
     ]
-
-
-def _describe_file(path: Path) -> BundleFile:
-    return BundleFile(path.name, _sha256(path), path.stat().st_size)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _describe_calibration(calibration: Calibration | None) -> dict[str, Any] | None:

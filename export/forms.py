@@ -10,7 +10,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass, Nam
 from ecea.calibration import CHAINED, SYMMETRIC, UNSIGNED, Style
 from ecea.export.attention_function import address_plugin
 from ecea.export.passes import FLOATING, FOR_BACKEND, FOR_BACKEND_QUANTIZED, optimize
-from ecea.export.precision import half_compute, half_storage
+from ecea.export.precision import half_between_pairs, half_compute, half_storage
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def forms(engine: str) -> tuple[Form, ...]:
         return (
             Form(engine, ("openvino",), ("openvino",), _quantized("openvino"), UNSIGNED),
             Form(engine, ("cpu",), ("cpu",), _quantized("cpu"), CHAINED),
-            Form(engine, ("tensorrt", "cuda"), ("cpu",), address_plugin, SYMMETRIC),
+            Form(engine, ("tensorrt", "cuda"), ("cpu",), _quantized_for_gpu, SYMMETRIC),
         )
     half = engine == "fp16"
     return (
@@ -93,6 +93,11 @@ def _quantized(backend: str) -> Callable[[ir.Model], None]:
         InlinePass()(model)
 
     return tune
+
+
+def _quantized_for_gpu(model: ir.Model) -> None:
+    half_between_pairs(model)
+    address_plugin(model)
 
 
 def _for_gpu(half: bool) -> Callable[[ir.Model], None]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ import torch
 from ecea.calibration import Source
 from ecea.export.trace import OUTPUTS
 from ecea.model import Generator
-from ecea.runtime.backends import Session
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import scene_tiles
 from ecea.runtime.sample import write_sample_scene
@@ -39,6 +38,13 @@ SYNTHETIC = "the built-in sample scene"
 
 class ParityError(EceaError):
     """An engine that does not compute what PyTorch computes."""
+
+
+class Runs(Protocol):
+    """What can be compared: a backend's session, or an engine that has been opened."""
+
+    def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute a batch."""
 
 
 @dataclass(frozen=True)
@@ -108,21 +114,32 @@ def reference(generator: Generator, tiles: Tiles) -> dict[str, Tensor]:
 
 
 def compare(
-    session: Session, engine: str, where: str, tiles: Tiles, expected: dict[str, Tensor]
+    session: Runs,
+    engine: str,
+    where: str,
+    tiles: Tiles,
+    expected: dict[str, Tensor],
+    *,
+    batches: Sequence[int] = BATCHES,
+    against: str = "PyTorch",
 ) -> Iterator[dict[str, Any]]:
-    """Run an engine at every batch size of ``BATCHES``; yield the worst of each output for the manifest.
+    """Run an engine at several batch sizes; yield the worst of each output for the manifest.
 
     Args:
         session: the engine, loaded.
         engine: the precision, for the tolerance.
         where: the file and the backend, for the message.
+        tiles: as many as the largest batch takes.
+        expected: the outputs that they should have.
+        batches: tiles in a batch, one run each.
+        against: what has computed the expected outputs, for the message.
 
     Raises:
         ParityError: naming the first output that is out of tolerance, not finite or of another shape.
     """
     errors: dict[str, list[Tensor]] = {name: [] for name in OUTPUTS}
     missing = tiles.mask > 0
-    for batch in BATCHES:
+    for batch in batches:
         try:
             outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
         except Exception as failure:  # the backends' exceptions share no base class
@@ -135,12 +152,12 @@ def compare(
                     "the bundle is not written"
                 )
             error = np.abs(output - wanted)
-            _demand(engine, where, name, batch, error)
+            _demand(engine, f"{where}: output '{name}' differs from {against}", batch, error)
             errors[name].append(error)
     for name, parts in errors.items():
         yield {
             "output": name,
-            "batches": list(BATCHES),
+            "batches": list(batches),
             "max_error": max(float(error.max()) for error in parts),
             "psnr_db": min(psnr(error) for error in parts),
             "missing_psnr_db": min(psnr(error[np.broadcast_to(missing[: len(error)], error.shape)]) for error in parts),
@@ -171,13 +188,13 @@ def _spread(items: Iterable[T], count: int) -> list[T]:
     return [kept[i * len(kept) // count] for i in range(count)] if kept else []
 
 
-def _demand(engine: str, where: str, name: str, batch: int, error: Tensor) -> None:
+def _demand(engine: str, what: str, batch: int, error: Tensor) -> None:
     # Written so that NaN fails.
     largest = float(error.max())
     if largest <= MAX_ERROR[engine] and psnr(error) >= MIN_PSNR[engine]:
         return
     raise ParityError(
-        f"{where}: output '{name}' differs from PyTorch by {largest:.2g} ({psnr(error):.1f} dB) at batch {batch}, "
+        f"{what} by {largest:.2g} ({psnr(error):.1f} dB) at batch {batch}, "
         f"{engine} may differ by {MAX_ERROR[engine]:g} ({MIN_PSNR[engine]:g} dB): the bundle is not written; "
         "please report this checkpoint's configuration"
     )

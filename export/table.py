@@ -28,7 +28,7 @@ def print_engines(bundle: Bundle) -> None:
                 record.files[0].name,
                 where,
                 f"{size:.0f}",
-                f"{entry['times_pytorch']:.2f}",
+                f"{entry['times_pytorch']:.2f}" if "times_pytorch" in entry else "",
                 f"{entry['max_error']:.1e}",
                 f"{entry['missing_psnr_db']:.1f}",
                 _quantized(record.quantization["layers"]) if record.quantization else "",

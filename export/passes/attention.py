@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedFunctionsPass
 from onnxscript.rewriter.pattern import RewriterContext, RewriteRule
 
 from ecea.export.passes._graph import apply, constant, derived, weights
@@ -89,3 +90,32 @@ def attention_as_multihead(model: ir.Model) -> int:
         return op.Mul(attended, gate)
 
     return apply(model, RewriteRule(expectation, multihead))
+
+
+def attention_as_standard(model: ir.Model) -> int:
+    """Attention as ONNX's own ``Attention`` of opset 23, which TensorRT has kernels of its own for.
+
+    The whole model is declared to be of that opset: what else it uses means the same there.
+    """
+
+    def expectation(
+        op: RewriterContext, qkv: ir.Value, s: ir.Value, gate: ir.Value, num_heads: ir.Attr, scale: ir.Attr
+    ) -> ir.Value:
+        return op.ExpectationAttention(
+            qkv, s, gate, num_heads=num_heads, scale=scale, _domain=DOMAIN, _allow_other_attributes=True
+        )
+
+    def standard(
+        op: RewriterContext, qkv: ir.Value, s: ir.Value, gate: ir.Value, num_heads: ir.Attr, scale: ir.Attr
+    ) -> ir.Value:
+        q, k, v = op.Split(qkv, num_outputs=3, axis=-1, _outputs=3)
+        heads = num_heads.as_int()
+        attended = op.Attention(
+            q, op.Add(k, s), v, q_num_heads=heads, kv_num_heads=heads, scale=scale.as_float(), softmax_precision=1
+        )
+        return op.Mul(attended, gate)
+
+    model.opset_imports[""] = max(model.opset_imports[""], 23)
+    changes = apply(model, RewriteRule(expectation, standard))
+    RemoveUnusedFunctionsPass()(model)
+    return changes

@@ -82,6 +82,9 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
         (("--num-heads", "1,2,4"), "give the heads that it was trained with (num_heads, --num-heads A,B,C,D)"),
         (("--num-heads", "few"), "heads 'few' is not a list of integers"),
         (("--calibrate", "absent.tif"), "absent.tif: no such file"),
+        (("--batch", "0"), "a batch of 0 is impossible: expected 1 or more"),
+        (("--batch", "many"), "--batch"),
+        (("--rebuild-plans", "site.ecea"), "G.pth: is not needed to rebuild the plans of site.ecea"),
         (("--int8-target-db", "-3"), "a target of -3 dB for int8 is impossible"),
         (("--int8-target-db", "nan"), "a target of nan dB for int8 is impossible"),
         (("--int8-target-db", "high"), "--int8-target-db"),
@@ -92,3 +95,18 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
 )
 def test_a_bad_request(arguments: tuple[str, ...], said: str, checkpoint: Path, refusal: Callable[..., str]) -> None:
     assert said in refusal("G.pth", *arguments)
+
+
+def test_tensorrt_that_is_asked_for_and_missing(
+    checkpoint: Path, run: Run, without: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """Before anything is computed; a plan is no part of the request that may be left out."""
+    missing = without("tensorrt")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (("G.pth", "--tensorrt"), ("--rebuild-plans", "site.ecea")):
+        sentence = run("ecea-export", *arguments, env=missing).sentence()
+        assert sentence.startswith(
+            "TensorRT plans cannot be built here, TensorRT cannot be imported (no libtensorrt.so"
+        )
+        assert sentence.endswith("or leave plans out with --no-tensorrt")
+    assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in str(path)) == before

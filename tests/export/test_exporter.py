@@ -22,7 +22,7 @@ from ecea.model.untrained import untrained_state_dict
 from ecea.runtime import open_engine
 from ecea.runtime.backends import BACKENDS
 from ecea.runtime.bundle import Bundle
-from ecea.runtime.errors import RequestError
+from ecea.runtime.errors import EceaError, RequestError
 
 ENGINES = ["fp32", "fp16", "int8"]
 
@@ -202,7 +202,7 @@ def test_trouble_leaves_everything_as_it_was(
         exporter.export_bundle(small.checkpoint, older, engines=["fp32"])
     if isinstance(trouble, OSError):
         assert "No space left on device" in str(caught.value)
-        assert isinstance(caught.value, exporter.EceaError)
+        assert isinstance(caught.value, EceaError)
     assert [path.name for path in tmp_path.iterdir()] == ["small.ecea"]
     assert [path.read_text() for path in older.iterdir()] == ["older"]
 

@@ -2,12 +2,13 @@
 
 The bindings (``pip install tensorrt-cu13-bindings``) are a compiled module that links against libnvinfer. Libraries of
 the same names with empty functions let it load; the classes of ``tensorrt.plugin``, which are Python, then work as they
-are.
+are. Where TensorRT itself is installed, it is what the tests get.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import shutil
 import subprocess
@@ -39,8 +40,8 @@ def load(directory: Path) -> ModuleType:
     Args:
         directory: where the empty libraries are built.
     """
-    if "tensorrt" in sys.modules:
-        return sys.modules["tensorrt"]
+    if importlib.util.find_spec("tensorrt") is not None:
+        return importlib.import_module("tensorrt")
     found = importlib.util.find_spec("tensorrt_bindings")
     if found is None or not found.submodule_search_locations:
         pytest.skip(f"TensorRT's bindings are not installed: pip install tensorrt-cu13-bindings=={VERSION}")

@@ -1,0 +1,389 @@
+"""What docs/tensorrt.md claims of TensorRT, put to the test on a machine with TensorRT and a GPU.
+
+``make check-tensorrt`` exports an untrained generator, and for each claim says whether it was proved, failed, or could
+not be run and why. It ends with status 0 where all were proved. It takes some tens of minutes, most of them in
+TensorRT's builder and in the export on the processor; with ``--small``, a few, and times say little.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ecea.export.exporter import export_bundle
+from ecea.export.parity import Tiles, parity_tiles, tile_sources
+from ecea.export.plans.builder import Build, Plan, PlanError, build_plan
+from ecea.export.plans.bundling import ATTENTION, BACKEND, build_plans, prove_plans
+from ecea.export.plans.machine import Machine, find_machine
+from ecea.export.plans.messages import Messages
+from ecea.export.plans.network import BODY, PLUGIN, STANDARD, read_network
+from ecea.export.plans.rebuild import rebuild_plans
+from ecea.export.trace import OUTPUTS
+from ecea.kernels import ahead_of_time, plugin
+from ecea.model import GeneratorConfig
+from ecea.model.untrained import untrained_state_dict
+from ecea.runtime.engine import open_engine
+from ecea.runtime.errors import BackendUnavailable, EceaError
+
+SMALL = GeneratorConfig(img_size=64, embed_dim=32, depth=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
+BATCHES = (1, 4)
+ROUNDS = 30  # of a batch, for its median time
+
+# Modules that a machine which only runs plans need not have.
+HEAVY = ("torch", "onnx", "onnxscript", "triton")
+
+
+class Failed(Exception):
+    """A claim that is not true here."""
+
+
+class NotRun(Exception):
+    """A claim that could not be tried."""
+
+
+class Bench:
+    """A machine with TensorRT, and what the claims share.
+
+    Args:
+        machine: TensorRT and the GPU.
+        folder: for bundles; emptied by the caller.
+        config: of the generator that plans are built of.
+        say: told each step.
+    """
+
+    def __init__(self, machine: Machine, folder: Path, config: GeneratorConfig, say: Callable[[str], None]) -> None:
+        self.machine = machine
+        self.folder = folder
+        self.config = config
+        self.say = say
+        self._built: dict[str, Plan] = {}
+
+    @cached_property
+    def bundle(self) -> Path:
+        """A bundle of all three engines, without plans."""
+        checkpoint = self.folder / "untrained.pth"
+        torch.save(untrained_state_dict(self.config, seed=1), checkpoint)
+        path = self.folder / "onnx.ecea"
+        export_bundle(checkpoint, path, int8_target_db=15, tensorrt=False, say=self.say)
+        return path
+
+    @cached_property
+    def planned(self) -> Path:
+        """The same with plans, each of which has been compared."""
+        path = Path(shutil.copytree(self.bundle, self.folder / "plans.ecea"))
+        rebuild_plans(path, BATCHES, say=self.say)
+        return path
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        with tile_sources([], self.config.img_size, {}) as sources:
+            return parity_tiles(sources)
+
+    @cached_property
+    def expected(self) -> dict[str, np.ndarray]:
+        """What the FP32 engine makes of the tiles on the processor."""
+        with open_engine(self.bundle, engine="fp32", backend="cpu") as engine:
+            parts = [engine.infer(*self.tiles.one(i)) for i in range(len(self.tiles.image))]
+        return {name: np.concatenate(part) for name, part in zip(OUTPUTS, zip(*parts, strict=True), strict=True)}
+
+    def plan(self, engine: str) -> Plan:
+        """A plan of an engine for one tile, built once."""
+        if engine not in self._built:
+            self._built[engine] = self.build(engine)
+        return self._built[engine]
+
+    def build(self, engine: str) -> Plan:
+        network = read_network(self.bundle / f"generator.{engine}.onnx", 1, ATTENTION[engine])
+        return build_plan(self.machine, network, f"generator.{engine}.b1.plan", engine, self.say)
+
+    def with_attention(self, form: str) -> tuple[Path, list[dict[str, Any]]]:
+        """A bundle whose fp16 plans have one form of attention, and its parity."""
+        path = Path(shutil.copytree(self.bundle, self.folder / f"{form}-{time.monotonic_ns()}.ecea"))
+        manifest = json.loads((path / "manifest.json").read_text())
+        build_plans(path, manifest, self.machine, BATCHES, self.say, {"fp16": form})
+        prove_plans(path, manifest, self.tiles, self.expected, "the fp32 engine", self.say)
+        return path, next(entry["parity"] for entry in manifest["engines"] if entry.get("plan"))
+
+    def milliseconds(self, bundle: Path, batch: int) -> float:
+        """The median time of a batch through the runtime, copies among it."""
+        inputs = self.tiles.first(batch)
+        with open_engine(bundle, engine="fp16", backend=BACKEND) as engine:
+            times = []
+            for _ in range(ROUNDS + 5):
+                begin = time.perf_counter()
+                engine.infer(*inputs)
+                times.append(time.perf_counter() - begin)
+        return float(np.median(times[5:])) * 1e3
+
+
+def parser_takes_plugin(bench: Bench) -> str:
+    for engine in ("fp16", "int8"):
+        network = read_network(bench.bundle / f"generator.{engine}.onnx", 1)
+        plugin.register(bench.machine.gpu.architecture)
+        build = Build(bench.machine, network, engine, Messages(bench.machine.trt))
+        build.parse(build.start())
+    return f"{len(network.attention)} nodes in each"
+
+
+def plans_are_built(bench: Bench) -> str:
+    plans = {engine: bench.plan(engine) for engine in ATTENTION}
+    return ", ".join(f"{engine} {memoryview(plan.data).nbytes / 1e6:.0f} MB" for engine, plan in plans.items())
+
+
+def plans_are_in_their_precision(bench: Bench) -> str:
+    told = []
+    for engine in ATTENTION:
+        found = bench.plan(engine).inspection
+        told.append(
+            f"{engine}: {found.half_layers:.0%} half, {found.int8_layers:.0%} INT8, {found.plugin_layers} plugins"
+        )
+    return "; ".join(told)
+
+
+def kernel_without_integers(bench: Bench) -> str:
+    return _accuracy(bench.with_attention(PLUGIN)[1])
+
+
+def plans_compute_the_same(bench: Bench) -> str:
+    entries = json.loads((bench.planned / "manifest.json").read_text())["engines"]
+    return "; ".join(f"{entry['engine']} {_accuracy(entry['parity'])}" for entry in entries if entry.get("plan"))
+
+
+def another_process(bench: Bench) -> str:
+    code = f"""
+import sys
+for name in {HEAVY!r}:
+    sys.modules[name] = None
+import numpy as np
+from ecea.runtime import open_engine
+with open_engine({str(bench.planned)!r}, engine="fp16", backend="tensorrt") as engine:
+    size = engine.tile_size
+    out, _ = engine.infer(*(np.zeros((1, count, size, size), np.float32) for count in (3, 1, 1)))
+print(out.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise Failed(done.stderr.strip().splitlines()[-1])
+    return f"without {', '.join(HEAVY)}"
+
+
+def timings_are_used(bench: Bench) -> str:
+    seconds = []
+    with _own_cache(bench.folder / "timings"):
+        for _ in range(2):
+            begin = time.monotonic()
+            bench.build("fp16")
+            seconds.append(time.monotonic() - begin)
+    told = f"{seconds[0]:.0f} s, then {seconds[1]:.0f} s"
+    if seconds[1] > 0.8 * seconds[0]:
+        raise Failed(told)
+    return told
+
+
+def mismatch_is_refused(bench: Bench) -> str:
+    path = Path(shutil.copytree(bench.planned, bench.folder / "elsewhere.ecea"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    told = []
+    for key, other in (("gpu", "another GPU"), ("compute_capability", "7.5"), ("tensorrt", "11.0.0.0")):
+        changed = json.loads(json.dumps(manifest))
+        for entry in changed["engines"]:
+            if entry.get("plan"):
+                entry["plan"][key] = other
+        (path / "manifest.json").write_text(json.dumps(changed))
+        message = _refusal(path)
+        if "--rebuild-plans" not in message:
+            raise Failed(f"with another {key}: {message}")
+        told.append(key)
+    return ", ".join(told)
+
+
+def damage_is_refused(bench: Bench) -> str:
+    path = Path(shutil.copytree(bench.planned, bench.folder / "damaged.ecea"))
+    plan = path / "generator.fp16.b1.plan"
+    plan.write_bytes(plan.read_bytes()[:-1000])
+    return _refusal(path)
+
+
+def callbacks_surface(bench: Bench) -> str:
+    def fail(*_: object) -> None:
+        raise OSError("made to fail")
+
+    with _own_cache(bench.folder / "callbacks"), _changed(plugin, "compile_kernel", fail):
+        try:
+            bench.build("fp16")
+        except PlanError as error:
+            if "made to fail" in str(error):
+                return str(error)
+            raise
+    raise Failed("a plan was built in spite of it")
+
+
+def memory_runs_out(bench: Bench) -> str:
+    import pycuda.driver as cuda
+
+    context = cuda.Device(0).retain_primary_context()
+    context.push()
+    taken = []
+    try:
+        size = bench.machine.free_bytes() - (64 << 20)
+        while size > 1 << 20:
+            try:
+                taken.append(cuda.mem_alloc(size))
+            except cuda.MemoryError:
+                size //= 2
+            size = min(size, bench.machine.free_bytes() - (64 << 20))
+        with _own_cache(bench.folder / "memory"):
+            bench.build("fp16")
+    except EceaError as error:
+        return str(error)
+    finally:
+        for memory in taken:
+            memory.free()
+        cuda.Context.pop()
+    raise Failed("a plan was built in 64 MB")
+
+
+def more_shared_memory(bench: Bench) -> str:
+    architecture = bench.machine.gpu.architecture
+    network = read_network(bench.bundle / "generator.fp16.onnx", 1)
+    largest = max(network.attention, key=lambda problem: problem.tokens)
+    kernels = {number: ahead_of_time.compile_kernel(architecture, largest, number) for number in ahead_of_time.TACTICS}
+    big = [n for n, kernel in kernels.items() if kernel.shared_bytes > 48 << 10 and not kernel.spill_bytes]
+    if not big:
+        raise NotRun("no block shape takes more than 48 KiB for this generator on this GPU")
+    offered = ahead_of_time.offered_tactics
+
+    def only_big(architecture: int, problem: ahead_of_time.Problem) -> Sequence[int]:
+        return big[:1] if problem == largest else offered(architecture, problem)
+
+    with _own_cache(bench.folder / "shared"), _changed(plugin, "offered_tactics", only_big):
+        _, parity = bench.with_attention(PLUGIN)
+    return f"{kernels[big[0]].shared_bytes / 1024:.0f} KiB, {_accuracy(parity)}"
+
+
+def faster_than_others(bench: Bench) -> str:
+    bundles = {form: bench.with_attention(form)[0] for form in (PLUGIN, BODY, STANDARD)}
+    told, slower = [], False
+    for batch in BATCHES:
+        times = {form: bench.milliseconds(path, batch) for form, path in bundles.items()}
+        told.append(f"batch {batch}: " + ", ".join(f"{form} {value:.2f} ms" for form, value in times.items()))
+        slower |= times[PLUGIN] > min(times.values())
+    if slower:
+        raise Failed("; ".join(told))
+    return "; ".join(told)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the table in docs/tensorrt.md: ``check`` says what it saw, or raises."""
+
+    text: str
+    check: Callable[[Bench], str]
+
+
+CLAIMS = (
+    Claim("TensorRT's parser takes the attention nodes for the plugin", parser_takes_plugin),
+    Claim("TensorRT builds a plan of each engine", plans_are_built),
+    Claim("plans are in the precision asked for, and hold nine plugin layers", plans_are_in_their_precision),
+    Claim("TensorRT launches a kernel that has no integer arguments besides its tensors", kernel_without_integers),
+    Claim("plans compute what the FP32 engine does, at every batch size", plans_compute_the_same),
+    Claim("a plan runs in another process, without PyTorch, ONNX and Triton", another_process),
+    Claim("a second build takes the timings of the first", timings_are_used),
+    Claim("plans for another GPU or another TensorRT are refused with the command that rebuilds", mismatch_is_refused),
+    Claim("a truncated plan is refused", damage_is_refused),
+    Claim("what a callback raises during a build surfaces as our message", callbacks_surface),
+    Claim("a build that runs out of device memory ends in a sentence", memory_runs_out),
+    Claim("TensorRT asks the driver for more than 48 KiB of shared memory by itself", more_shared_memory),
+    Claim("the plugin is faster than the function body and than TensorRT's own `Attention`", faster_than_others),
+)
+
+
+def run(bench: Bench, claim: Claim) -> tuple[str, str]:
+    """``proved``, ``failed`` or ``not run``, and why."""
+    try:
+        return "proved", claim.check(bench)
+    except NotRun as reason:
+        return "not run", str(reason)
+    except Exception as error:  # whatever libraries raise: the other claims are still to be tried
+        return "failed", f"{'' if isinstance(error, Failed | EceaError) else type(error).__name__ + ': '}{error}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try every claim; the exit status."""
+    parser = argparse.ArgumentParser(description="Put to the test what docs/tensorrt.md claims of TensorRT.")
+    parser.add_argument("--small", action="store_true", help="build plans of a small generator")
+    options = parser.parse_args(arguments)
+    table = Table("claim", "", "what was seen", box=None, pad_edge=False)
+    results = []
+    try:
+        machine = find_machine()
+    except BackendUnavailable as reason:
+        results = [("not run", str(reason))] * len(CLAIMS)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            config = SMALL if options.small else GeneratorConfig()
+            bench = Bench(machine, Path(folder), config, lambda line: print(line, file=sys.stderr, flush=True))
+            results = [run(bench, claim) for claim in CLAIMS]
+    for claim, (outcome, why) in zip(CLAIMS, results, strict=True):
+        table.add_row(claim.text, outcome, " ".join(why.split()))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    proved = sum(outcome == "proved" for outcome, _ in results)
+    print(f"{proved} of {len(CLAIMS)} proved")
+    return 0 if proved == len(CLAIMS) else 1
+
+
+def _refusal(bundle: Path) -> str:
+    """The sentence in which a bundle's fp16 plan is refused."""
+    try:
+        with open_engine(bundle, engine="fp16", backend=BACKEND):
+            raise Failed("it was loaded")
+    except EceaError as error:
+        return str(error)
+
+
+def _accuracy(parity: Sequence[dict[str, Any]]) -> str:
+    worst = min(parity, key=lambda output: output["psnr_db"])
+    return f"within {worst['max_error']:.1e} ({worst['psnr_db']:.0f} dB)"
+
+
+@contextmanager
+def _changed(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def _own_cache(folder: Path) -> Iterator[None]:
+    """Timings of their own: none of earlier builds, and none that later ones should not see."""
+    before = os.environ.get("ECEA_CACHE")
+    os.environ["ECEA_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ECEA_CACHE"]
+        else:
+            os.environ["ECEA_CACHE"] = before
+
+
+if __name__ == "__main__":
+    sys.exit(main())

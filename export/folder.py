@@ -1,0 +1,50 @@
+"""A bundle's folder while it is written."""
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ecea.runtime.bundle import MANIFEST_NAME, BundleFile
+from ecea.runtime.errors import EceaError
+
+
+@contextmanager
+def whole_or_nothing(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``target`` that takes its place if the block succeeds, else is deleted."""
+    target = target.resolve()  # a link to a bundle stays, and leads to the new one
+    token = secrets.token_hex(4)
+    temporary, old = (target.with_name(f".{target.name}.{token}.{state}") for state in ("partial", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+    except OSError as error:
+        raise EceaError(f"{target}: cannot be written ({error.strerror or error}): is the disk full?") from error
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write or replace the manifest of a bundle."""
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def describe_file(path: Path) -> BundleFile:
+    """A file as the manifest names it."""
+    return BundleFile(path.name, sha256(path), path.stat().st_size)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
