@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecea.runtime.bundle import PlanRecord
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,6 +17,8 @@ class Settings:
             instructions for is taken.
         cache: a folder for what was compiled, that the next start reads; None: nothing is kept.
         content: tells the model and its weights from others that may come to lie at the same path; for the cache.
+        engine: the precision, ``fp32``, ``fp16`` or ``int8``.
+        plan: of TensorRT plans, what they were built with and for.
     """
 
     threads: int
@@ -22,3 +26,5 @@ class Settings:
     arithmetic: tuple[str, ...] = ("f32",)
     cache: Path | None = None
     content: str = ""
+    engine: str = "fp32"
+    plan: PlanRecord | None = None
