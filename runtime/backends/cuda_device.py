@@ -127,7 +127,7 @@ class Device:
             else:
                 while owned:
                     _free(owned.pop())
-            context.detach()
+        context.detach()
         owned.clear()  # of a context that is detached, pycuda frees nothing
 
     def _keep(self, resource: Any) -> Any:

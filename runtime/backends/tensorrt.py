@@ -282,8 +282,8 @@ def _open(model: Path, settings: Settings, *, lanes: int, profiler: Any = None) 
     trt, device, errors = import_tensorrt(), Device(), Errors()
     check_machine(settings.plan, trt.__version__, device, bundle)
     arithmetic = "f16" if settings.plan.half_layers else "f32"
-    device.open()
     try:
+        device.open()
         with device.current():
             plans = Plans(trt, bundle, settings.plan.batches, errors)
             return TensorRtSession(device, plans, lanes=lanes, arithmetic=arithmetic, profiler=profiler)
