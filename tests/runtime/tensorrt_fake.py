@@ -1,8 +1,8 @@
 """TensorRT's runtime over a GPU made of numpy, checked against the genuine bindings.
 
-Each object stands behind the genuine class: a name that the class lacks, an argument that no signature takes, a property
-that cannot be set, are errors. What it computes is ``out = 0.5 image + 0.25 mask`` and ``out_edge = edge``, in two steps
-with the memory that contexts are given in between.
+Each object stands behind the genuine class: a name that the class lacks, an argument that no signature takes, a
+property that cannot be set, are errors. What it computes is ``out = 0.5 image + 0.25 mask`` and ``out_edge = edge``, in
+two steps with the memory that contexts are given in between.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def install(trt: ModuleType, gpu: Any, monkeypatch: Any) -> None:
         assert isinstance(logger, trt.ILogger)
         return Checked(genuine, Runtime(trt, gpu))
 
-    genuine = trt.Runtime
+    genuine = runtime.genuine = getattr(trt.Runtime, "genuine", trt.Runtime)  # type: ignore[attr-defined]
     monkeypatch.setattr(trt, "Runtime", runtime)
 
 
