@@ -75,7 +75,8 @@ class _Binding:
         for name, tensor in inputs.items():
             self._inputs[name].update_inplace(np.ascontiguousarray(tensor))
         self._session.run_with_iobinding(self._binding)
-        out, out_edge = (self._outputs[name].numpy() for name in _OUTPUTS)
+        # Where a tensor lies on the host, what comes of it is a view.
+        out, out_edge = (np.array(self._outputs[name].numpy()) for name in _OUTPUTS)
         return out, out_edge
 
     def _bind(self, inputs: Mapping[str, Tensor]) -> None:

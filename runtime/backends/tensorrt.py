@@ -208,7 +208,9 @@ class TensorRtSession:
         closing, self._closing = self._closing, None
         if closing is None:
             return
-        with suppress(Exception), self._device.current():
+        with suppress(Exception), ExitStack() as current:
+            with suppress(Exception):  # a GPU that has failed may refuse even this
+                current.enter_context(self._device.current())
             closing.close()
         self._idle = queue.SimpleQueue()
         self._last = None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -137,7 +137,12 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
     """
     onnx = pytest.importorskip("onnx")
 
-    def make(name: str = "tiny.ecea", engines: tuple[str, ...] = ("fp32",), **changes: Any) -> Path:
+    def make(
+        name: str = "tiny.ecea",
+        engines: tuple[str, ...] = ("fp32",),
+        backends: Sequence[str] = ("openvino", "cpu"),
+        **changes: Any,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         records = []
@@ -153,7 +158,7 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
                 }
                 for file in files
             ]
-            records.append({"engine": engine, "backends": ["openvino", "cpu"], "files": described})
+            records.append({"engine": engine, "backends": [*backends], "files": described})
         manifest = {"schema": 1, "configuration": {"img_size": 32}, "engines": records, **changes}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder

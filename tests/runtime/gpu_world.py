@@ -34,6 +34,12 @@ class World:
         monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
         self.fake.install(trt, self.gpu, monkeypatch)
 
+    @property
+    def graphs(self) -> int:
+        """How many have been made."""
+        failed = "cuGraphInstantiate" in self.gpu.failures
+        return 0 if failed else self.gpu.calls.count("cuGraphInstantiate")
+
     def with_graphs(self) -> World:
         driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings are not installed")
         self.fake.install_graphs(driver, self.gpu, self.monkeypatch)
@@ -83,8 +89,14 @@ class World:
         assert max(contexts) < min(engines) < max(engines) < released.index("runtime"), released
         if "graph" in released:
             assert released.index("graph") < min(contexts)
+        assert self.gpu.capturing == {}
+        assert released.count("graph") == self.graphs
         assert released.index("runtime") < released.index("memory")
         assert released[-1] == "context", released
+
+    def another_stream(self, ready: list[tuple[str, int]]) -> int:
+        """Go on with another batch than the one that something was last done for, where that may be."""
+        return next((i for i, (_, stream) in enumerate(ready) if stream != self.gpu.done[-1][1]), 0)
 
     def check_life(self, order: int = 0) -> None:
         """Open, run batches from several threads in an order that the seed chooses, close."""
@@ -97,6 +109,8 @@ class World:
             futures = [engine.submit(*batch) for batch in batches]
             for batch, future in zip(batches, futures, strict=True):
                 self.check_result(batch, future.result(timeout=20))
+            self.gpu.policy = self.another_stream
+            self.check_result(self.inputs(12), engine.submit(*self.inputs(12)).result(timeout=20))
         self.check_released()
 
     def fail_from_now_on(self, call: str, sticky: bool, after: int = 0) -> None:

@@ -183,6 +183,8 @@ def driver_of(gpu: Gpu) -> ModuleType:
             if self in gpu.stack():
                 gpu.threads.stack = []
                 gpu.released.append("context")
+                if threading.get_ident() == self.thread:
+                    gpu.violations.append("the driver is left with a context that is no more in its opener's thread")
                 if self.memory:
                     gpu.violations.append("memory is left")
             elif threading.get_ident() == self.thread:

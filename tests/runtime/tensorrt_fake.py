@@ -211,6 +211,8 @@ class ExecutionContext:
         return self.gpu.floats(self.addresses[name], self._count(name))
 
     def __del__(self) -> None:
+        if not self.gpu.stack() and self.gpu.broken is None:
+            self.gpu.violations.append("an execution context is destroyed in a thread without a context")
         self.gpu.released.append("execution context")
 
 
@@ -247,6 +249,7 @@ def install_graphs(driver: ModuleType, gpu: Any, monkeypatch: Any) -> None:
 
     def cuGraphInstantiate(hGraph: Any, flags: int) -> Any:  # noqa: N802, N803
         assert flags == 0
+        gpu.calls.append("cuGraphInstantiate")
         return answer("cuGraphInstantiate", list(hGraph))
 
     def cuGraphLaunch(hGraphExec: Any, hStream: Any) -> Any:  # noqa: N802, N803
