@@ -184,7 +184,8 @@ def test_a_manifest_that_lacks_or_garbles_something_is_told(tiny_bundle, changes
 PLAN_FILE = {"name": "generator.fp16.b4.plan", "sha256": "0", "size": 1}
 PLAN = {
     "tensorrt": "11.4.0.106", "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "driver": "580.95.05",
-    "batches": {"4": "generator.fp16.b4.plan"}, "plugin_sha256": None, "half_layers": 0.9, "device_memory_bytes": {"4": 7},
+    "batches": {"4": "generator.fp16.b4.plan"}, "plugin_sha256": None, "half_layers": 0.9,
+    "device_memory_bytes": {"4": 7},
 }  # fmt: skip
 
 
