@@ -33,6 +33,31 @@ class BundleFile:
 
 
 @dataclass(frozen=True)
+class PlanRecord:
+    """What TensorRT plans were built with, and for what: they load nowhere else.
+
+    Attributes:
+        tensorrt: version of TensorRT, as ``11.4.0.106``.
+        gpu: name of the GPU, as its driver gives it.
+        compute_capability: of that GPU, as ``9.0``.
+        driver: version of its driver, as ``580.95.05``; noted, for plans do not depend on it.
+        batches: batch size -> the plan for it.
+        plugin_sha256: hash of the attention kernels in the plans; None for plans without our kernel.
+        half_layers: share of the layers that compute in half precision, 0 to 1.
+        device_memory_bytes: batch size -> the memory that a plan works in, besides its weights.
+    """
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    batches: Mapping[int, BundleFile]
+    plugin_sha256: str | None
+    half_layers: float
+    device_memory_bytes: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class EngineRecord:
     """One engine of a bundle, in the form that some backends run.
 
@@ -43,6 +68,7 @@ class EngineRecord:
         parity: what was measured against PyTorch at export, one entry for each backend, arithmetic and output.
         arithmetic: what it may compute in: what the export has measured and found good, the fastest first.
         quantization: how it was quantized and what that costs; None where it was not.
+        plan: of TensorRT plans, what they were built with; None for every other form.
     """
 
     engine: str
@@ -51,6 +77,7 @@ class EngineRecord:
     parity: tuple[Mapping[str, Any], ...] = ()
     arithmetic: tuple[str, ...] = ("f32",)
     quantization: Mapping[str, Any] | None = None
+    plan: PlanRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +100,9 @@ class Bundle:
         return tuple(dict.fromkeys(record.engine for record in self.engines))
 
     def record(self, engine: str, backend: str) -> EngineRecord | None:
-        """Return the form of ``engine`` that ``backend`` runs, or None."""
-        matches = (r for r in self.engines if r.engine == engine and backend in r.backends)
-        return next(matches, None)
+        """Return the form of ``engine`` that ``backend`` runs, or None; plans go before what they were built of."""
+        matches = [r for r in self.engines if r.engine == engine and backend in r.backends]
+        return min(matches, key=lambda record: record.plan is None, default=None)
 
 
 def find_bundle(path: str | os.PathLike[str] | None) -> tuple[Path, str]:
@@ -201,7 +228,26 @@ def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
         parity=tuple(entry.get("parity", ())),
         arithmetic=tuple(map(str, entry.get("arithmetic", ("f32",)))),
         quantization=entry.get("quantization"),
+        plan=_plan_record(entry["plan"], files) if entry.get("plan") is not None else None,
     )
+
+
+def _plan_record(entry: Mapping[str, Any], files: tuple[BundleFile, ...]) -> PlanRecord:
+    by_name = {file.name: file for file in files}
+    record = PlanRecord(
+        tensorrt=str(entry["tensorrt"]),
+        gpu=str(entry["gpu"]),
+        compute_capability=str(entry["compute_capability"]),
+        driver=str(entry["driver"]),
+        # Plans are programs: one that is not among the files with a hash is not named here either.
+        batches={int(batch): by_name[name] for batch, name in entry["batches"].items()},
+        plugin_sha256=entry["plugin_sha256"],
+        half_layers=float(entry["half_layers"]),
+        device_memory_bytes={int(batch): int(size) for batch, size in entry["device_memory_bytes"].items()},
+    )
+    if not record.batches or min(record.batches) < 1 or not 0 <= record.half_layers <= 1:
+        raise ValueError("the plans of an engine")
+    return record
 
 
 def _is_plain(name: str) -> bool:

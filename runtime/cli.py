@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ecea.runtime.command import Version, new_app, numbers, report, sentences, start
-from ecea.runtime.engine import Engine, open_engine, usable_processors
+from ecea.runtime.engine import Engine, by_reason, open_engine, usable_processors
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import OnRows, Result, inpaint
 from ecea.runtime.paths import same_file
@@ -45,7 +45,7 @@ def run(
         typer.Option(metavar="DIR", help="Bundle; default: $ECEA_BUNDLE, else the only *.ecea in this folder."),
     ] = None,
     engine: Annotated[str, typer.Option(help="Precision: fp32, fp16 or int8, what the bundle holds.")] = "fp32",
-    backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda, openvino or cpu.")] = "auto",
     mask: Annotated[
         str | None,
         typer.Option(
@@ -179,7 +179,7 @@ def closing_line(result: Result) -> str:
 
 
 def _engine_used(result: Result) -> str:
-    reasons = "".join(f", {name} passed over: {why}" for name, why in result.passed_over.items())
+    reasons = "".join(f", {names} passed over: {why}" for names, why in by_reason(result.passed_over))
     arithmetic = "" if result.arithmetic == "f32" else f" in {result.arithmetic}"
     return f"{result.engine} of {result.bundle} on {result.backend}{arithmetic}{reasons}"
 
@@ -219,7 +219,7 @@ def _say_engine(engine: Engine) -> None:
     """Say which engine runs and why, to a person who watches."""
     if not _watched():
         return
-    reasons = "".join(f"; {name} passed over: {why}" for name, why in engine.passed_over.items())
+    reasons = "".join(f"; {names} passed over: {why}" for names, why in by_reason(engine.passed_over))
     print(
         f"{engine.engine} on {engine.backend} in {engine.arithmetic}, bundle {engine.bundle.path} ({engine.found})"
         f"{reasons}",

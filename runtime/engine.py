@@ -29,7 +29,7 @@ class Engine:
         found: why that bundle: ``named``, ``$ECEA_BUNDLE``, or what else.
         engine: the precision, ``fp32``, ``fp16`` or ``int8``.
         backend: what runs it.
-        arithmetic: what it computes in, but for layers that are quantized: ``f32`` or ``bf16``.
+        arithmetic: what it computes in, but for layers that are quantized: ``f32``, ``bf16`` or ``f16``.
         threads: on how many threads it computes.
         streams: how many tiles of a batch it computes at once.
         passed_over: for ``auto``, backend -> why it was not taken.
@@ -161,10 +161,12 @@ def open_engine(
     Args:
         bundle: path of the bundle; None looks it up as the commands do (:func:`ecea.runtime.bundle.find_bundle`).
         engine: ``fp32``, ``fp16`` or ``int8``.
-        backend: ``openvino`` or ``cpu``; ``auto`` takes the first that loads. A backend named never falls back.
+        backend: ``tensorrt``, ``cuda``, ``openvino`` or ``cpu``; ``auto`` takes the first of them that loads. A backend
+            named never falls back.
         threads: threads that the backend computes on; None: the processors that this process may use.
-        streams: tiles of a batch that OpenVINO computes at once, each on its share of the threads. One gives the
-            shortest wait for a tile, several the most tiles a second, if batches hold as many.
+        streams: batches that are under way at once. OpenVINO computes each on its share of the threads: one gives the
+            shortest wait for a tile, several the most tiles a second. A GPU computes one after another, and copies the
+            next meanwhile.
 
     Raises:
         RequestError: where there is no such bundle, engine or backend, or a file of the bundle is damaged.
@@ -205,8 +207,14 @@ def open_engine(
             streams=streams,
             passed_over=passed_over,
         )
-    reasons = "; ".join(f"{name}: {why}" for name, why in passed_over.items())
+    reasons = "; ".join(f"{names}: {why}" for names, why in by_reason(passed_over))
     raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --backend")
+
+
+def by_reason(passed_over: dict[str, str]) -> list[tuple[str, str]]:
+    """Put backends together that were passed over for one reason: their names, joined by "and", and why."""
+    reasons = dict.fromkeys(passed_over.values())
+    return [(" and ".join(name for name in passed_over if passed_over[name] == why), why) for why in reasons]
 
 
 def usable_processors() -> int:
@@ -220,10 +228,11 @@ def _settings(bundle: Bundle, record: EngineRecord, threads: int, streams: int) 
     # Time and size do not tell bundles apart whose files were all given the same date, as packagers do.
     content = " ".join(file.sha256 for file in record.files)
     verify = partial(check_files, bundle, record)
-    return Settings(threads, streams, record.arithmetic, cache_folder(), content, verify)
+    return Settings(threads, streams, record.arithmetic, cache_folder(), content, verify, record.engine, record.plan)
 
 
 def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int) -> Session:
+    BACKENDS[backend].require()  # before files are hashed: a machine without a GPU is not to wait for that
     record = bundle.record(engine, backend)
     if record is None:
         raise BackendUnavailable(f"the bundle holds no {engine} engine for it")

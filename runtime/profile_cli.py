@@ -23,7 +23,7 @@ app = new_app()
 def profile(
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle; default: as for ecea-run.")] = None,
     engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
-    backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda, openvino or cpu.")] = "auto",
     batch: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes to time.")] = "1",
     runs: Annotated[int, typer.Option(help="Timed runs for each.")] = DEFAULT_RUNS,
     threads: Annotated[

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ecea.runtime.engine import by_reason
 from ecea.runtime.errors import EceaError
 from ecea.runtime.inpaint import Result
 from ecea.runtime.picture import before_after
@@ -70,7 +71,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     facts["seconds"] = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
     facts["stretch"] = "{:g},{:g},{:g}".format(*result.stretch)
     facts["bands"] = ",".join(map(str, result.bands))
-    facts["passed_over"] = "; ".join(f"{name}: {why}" for name, why in result.passed_over.items()) or "none"
+    facts["passed_over"] = "; ".join(f"{names}: {why}" for names, why in by_reason(result.passed_over)) or "none"
     return [
         (name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else str(fact)) for name, fact in facts.items()
     ]

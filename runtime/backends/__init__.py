@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ecea.runtime.backends import cpu, openvino
+from ecea.runtime.backends import cpu, cuda, openvino, tensorrt
 from ecea.runtime.backends.layers import Inputs, LayerTime
+from ecea.runtime.backends.nvidia import require_gpu
 from ecea.runtime.backends.settings import Settings
 
 __all__ = ["BACKENDS", "Backend", "Session", "Settings"]
@@ -25,7 +26,7 @@ class Session(Protocol):
     """A model that is loaded and ready to run.
 
     Attributes:
-        arithmetic: what it computes in, but for layers that are quantized: ``f32`` or ``bf16``.
+        arithmetic: what it computes in, but for layers that are quantized: ``f32``, ``bf16`` or ``f16``.
     """
 
     arithmetic: str
@@ -46,15 +47,20 @@ class Backend:
 
     Attributes:
         verifies: it calls ``settings.verify`` itself, because it does not always read the model's files.
+        require: raises ``BackendUnavailable`` where it takes no look at a model, and hardly any time, to know that the
+            backend is not for this machine.
     """
 
     load: Callable[[Path, Settings], Session]
     layer_times: Callable[[Path, Settings, Inputs], list[LayerTime]]
+    require: Callable[[], None] = lambda: None
     verifies: bool = False
 
 
 # In the order in which ``auto`` tries them.
 BACKENDS: dict[str, Backend] = {
+    "tensorrt": Backend(tensorrt.load, tensorrt.layer_times, require_gpu),
+    "cuda": Backend(cuda.load, cuda.layer_times, require_gpu),
     "openvino": Backend(openvino.load, openvino.layer_times, verifies=True),
     "cpu": Backend(cpu.load, cpu.layer_times),
 }

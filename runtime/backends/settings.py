@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecea.runtime.bundle import PlanRecord
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,6 +20,8 @@ class Settings:
         content: tells the model and its weights from others that may come to lie at the same path; for the cache.
         verify: compares the model's files with their recorded hashes; raises RequestError where they differ. To be
             called before they are read, by a backend that says it does (``Backend.verifies``).
+        engine: the precision, ``fp32``, ``fp16`` or ``int8``.
+        plan: of TensorRT plans, what they were built with and for.
     """
 
     threads: int
@@ -26,3 +30,5 @@ class Settings:
     cache: Path | None = None
     content: str = ""
     verify: Callable[[], object] = lambda: None
+    engine: str = "fp32"
+    plan: PlanRecord | None = None

@@ -222,17 +222,18 @@ def test_auto_takes_the_first_backend_that_loads(
     environment = without("openvino")
     result = json.loads(run(*arguments, "--json", env=environment).stdout)["results"][0]
     assert result["backend"] == "cpu"
-    assert list(result["passed_over"]) == ["openvino"]
+    assert list(result["passed_over"]) == ["tensorrt", "cuda", "openvino"]
     assert "no libopenvino.so on this machine" in result["passed_over"]["openvino"]
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values))
     line = run(*arguments, env=environment).stdout
-    assert line.endswith(f"; fp32 of tiny.ecea on cpu, openvino passed over: {result['passed_over']['openvino']}\n")
+    assert line.endswith(f", openvino passed over: {result['passed_over']['openvino']}\n")
+    assert line.count("; fp32 of tiny.ecea on cpu, tensorrt and cuda passed over: ") == 1
 
 
 def test_auto_prefers_openvino(run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     result = json.loads(run("ecea-run", scene, "-o", "out.tif", "--json").stdout)["results"][0]
-    assert (result["backend"], result["passed_over"]) == ("openvino", {})
+    assert (result["backend"], list(result["passed_over"])) == ("openvino", ["tensorrt", "cuda"])
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values))
 
 

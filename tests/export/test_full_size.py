@@ -15,7 +15,6 @@ from ecea.export.parity import MAX_ERROR, MIN_PSNR
 from ecea.model import GeneratorConfig
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime import open_engine
-from ecea.runtime.backends import BACKENDS
 
 
 @pytest.mark.timeout(1200)
@@ -49,7 +48,7 @@ def test_a_full_size_checkpoint_becomes_a_bundle(
     manifest = json.loads((tmp_path / "full.ecea" / "manifest.json").read_text())
     assert len(manifest["engines"]) == 3 * len(engines)
     for record in manifest["engines"]:
-        backends = [backend for backend in BACKENDS if backend in record["backends"]] or ["cpu"]
+        backends = [backend for backend in ("openvino", "cpu") if backend in record["backends"]] or ["cpu"]
         in_float32 = [entry["backend"] for entry in record["parity"] if entry["arithmetic"] == "f32"]
         assert in_float32 == [backend for backend in backends for _ in ("out", "out_edge")]
         for entry in record["parity"]:

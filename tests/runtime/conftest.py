@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ from numpy.typing import NDArray
 from rasterio import Affine
 
 from ecea.runtime import Engine
+from ecea.runtime.backends import nvidia
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.recipe import Recipe
 from ecea.runtime.stretch import Stretch
@@ -131,7 +137,12 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
     """
     onnx = pytest.importorskip("onnx")
 
-    def make(name: str = "tiny.ecea", engines: tuple[str, ...] = ("fp32",), **changes: Any) -> Path:
+    def make(
+        name: str = "tiny.ecea",
+        engines: tuple[str, ...] = ("fp32",),
+        backends: Sequence[str] = ("openvino", "cpu"),
+        **changes: Any,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         records = []
@@ -147,7 +158,7 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
                 }
                 for file in files
             ]
-            records.append({"engine": engine, "backends": ["openvino", "cpu"], "files": described})
+            records.append({"engine": engine, "backends": [*backends], "files": described})
         manifest = {"schema": 1, "configuration": {"img_size": 32}, "engines": records, **changes}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
@@ -212,3 +223,44 @@ def recipe_of() -> Callable[..., Recipe]:
         return Recipe(**(fields | changes))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """TensorRT's genuine bindings; other tests find ``tensorrt`` as it was before."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in (Path(__file__).parents[1] / "kernels", Path(__file__).parent):
+            patch.syspath_prepend(folder)
+        yield importlib.import_module("tensorrt_stubs").load(tmp_path_factory.mktemp("stubs"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``libcuda(init=0, count=1)``: a driver that answers so when it is asked for GPUs, and can do nothing else."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("libcuda")
+
+    def make(init: int = 0, count: int = 1) -> Path:
+        path = folder / f"libcuda-{init}-{count}.so"
+        text = f"int cuInit(unsigned f){{return {init};}} int cuDeviceGetCount(int*n){{*n={count};return 0;}}"
+        subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", path, "-"], input=text.encode(), check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(params=["graphs", "plain"])
+def world(
+    trt: ModuleType,
+    libcuda: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Any:
+    """A machine with a GPU (``gpu_world.World``), with and without bindings for CUDA graphs."""
+    monkeypatch.setattr(nvidia, "_LIBRARY", str(libcuda()))
+    made = importlib.import_module("gpu_world").World(trt, monkeypatch, tmp_path)
+    return made.with_graphs() if request.param == "graphs" else made.without_graphs()

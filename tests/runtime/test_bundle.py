@@ -181,6 +181,48 @@ def test_a_manifest_that_lacks_or_garbles_something_is_told(tiny_bundle, changes
         read_bundle(edit(tiny_bundle(), **changes))
 
 
+PLAN_FILE = {"name": "generator.fp16.b4.plan", "sha256": "0", "size": 1}
+PLAN = {
+    "tensorrt": "11.4.0.106", "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "driver": "580.95.05",
+    "batches": {"4": "generator.fp16.b4.plan"}, "plugin_sha256": None, "half_layers": 0.9,
+    "device_memory_bytes": {"4": 7},
+}  # fmt: skip
+
+
+def with_plan(bundle, plan):
+    """A bundle with plans, after the ONNX file that they were built of."""
+    source = {"engine": "fp16", "backends": ["tensorrt", "cuda"], "files": [FILE]}
+    record = {"engine": "fp16", "backends": ["tensorrt"], "files": [PLAN_FILE], "plan": plan}
+    return read_bundle(edit(bundle, engines=[source, record]))
+
+
+def test_plans_are_read_and_go_before_what_they_were_built_of(tiny_bundle):
+    bundle = with_plan(tiny_bundle(), PLAN)
+    plan = bundle.record("fp16", "tensorrt").plan
+    assert (plan.tensorrt, plan.gpu, plan.compute_capability) == (PLAN["tensorrt"], PLAN["gpu"], "9.0")
+    assert {batch: file.name for batch, file in plan.batches.items()} == {4: "generator.fp16.b4.plan"}
+    assert (plan.half_layers, plan.plugin_sha256, plan.device_memory_bytes) == (0.9, None, {4: 7})
+    assert bundle.record("fp16", "cuda").plan is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batches": {}},
+        {"batches": {"0": "generator.fp16.b4.plan"}},
+        {"batches": {"four": "generator.fp16.b4.plan"}},
+        {"batches": {"4": "a_file_without_a_hash.plan"}},
+        {"batches": ["generator.fp16.b4.plan"]},
+        {"half_layers": 1.5},
+        {"half_layers": None},
+        {"device_memory_bytes": {"4": "much"}},
+    ],
+)
+def test_a_record_of_plans_that_is_garbled_is_told(tiny_bundle, changes):
+    with pytest.raises(RequestError, match=r"manifest\.json: lacks or garbles"):
+        with_plan(tiny_bundle(), PLAN | changes)
+
+
 @pytest.mark.parametrize(
     "name", ["../outside.onnx", "/etc/passwd", "folder/a.onnx", "./a.onnx", "a/../b.onnx", "", ".", "..", "a\0.onnx"]
 )

@@ -11,6 +11,7 @@ import pytest
 
 from ecea.runtime import EceaError, RequestError, inpaint, open_engine
 from ecea.runtime.backends import BACKENDS
+from ecea.runtime.engine import by_reason
 from ecea.runtime.errors import BackendUnavailable
 
 SIZE = 32
@@ -141,7 +142,7 @@ def test_a_damaged_bundle_is_not_opened_on_any_backend(tiny_bundle):
     path = tiny_bundle()
     weights = path / "generator.fp32.weights"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    for name in ("auto", *BACKENDS):
+    for name in ("auto", "openvino", "cpu"):
         with pytest.raises(RequestError, match="has changed since it was exported"):
             open_engine(path, backend=name)
 
@@ -163,7 +164,7 @@ def test_auto_passes_over_a_backend_that_cannot_load_the_model_and_says_why(tiny
     pytest.importorskip("openvino")
     with open_engine(broken_for(tiny_bundle(), ["openvino"])) as engine:
         assert engine.backend == "cpu"
-        assert list(engine.passed_over) == ["openvino"]
+        assert list(engine.passed_over) == ["tensorrt", "cuda", "openvino"]
         assert "OpenVINO cannot load it" in engine.passed_over["openvino"]
 
 
@@ -181,17 +182,21 @@ def unavailable(name, monkeypatch):
         raise BackendUnavailable(f"no {name} on this machine")
 
     backend = BACKENDS[name]
-    monkeypatch.setitem(BACKENDS, name, dataclasses.replace(backend, load=load))
+    monkeypatch.setitem(BACKENDS, name, dataclasses.replace(backend, load=load, require=lambda: None))
 
 
 def test_auto_takes_the_first_that_loads_and_says_why_not_the_others(tiny_bundle, monkeypatch):
-    first, *_ = BACKENDS
-    with open_engine(tiny_bundle("a.ecea")) as engine:
-        assert (engine.backend, engine.passed_over) == (first, {})
-    unavailable(first, monkeypatch)
-    with open_engine(tiny_bundle("b.ecea")) as engine:
+    assert list(BACKENDS) == ["tensorrt", "cuda", "openvino", "cpu"]
+    for name in ("tensorrt", "cuda"):
+        unavailable(name, monkeypatch)
+    why = {name: f"no {name} on this machine" for name in BACKENDS}
+    with open_engine(tiny_bundle("a.ecea", backends=[*BACKENDS])) as engine:
+        assert engine.backend == "openvino"
+        assert engine.passed_over == {name: why[name] for name in ("tensorrt", "cuda")}
+    unavailable("openvino", monkeypatch)
+    with open_engine(tiny_bundle("b.ecea", backends=[*BACKENDS])) as engine:
         assert engine.backend == "cpu"
-        assert engine.passed_over == {first: f"no {first} on this machine"}
+        assert engine.passed_over == {name: why[name] for name in ("tensorrt", "cuda", "openvino")}
 
 
 def test_a_named_backend_never_falls_back(tiny_bundle, monkeypatch):
@@ -204,9 +209,15 @@ def test_where_no_backend_loads_each_says_why(tiny_bundle, monkeypatch):
     for name in BACKENDS:
         unavailable(name, monkeypatch)
     with pytest.raises(RequestError) as caught:
-        open_engine(tiny_bundle())
+        open_engine(tiny_bundle(backends=[*BACKENDS]))
     for name in BACKENDS:
         assert f"{name}: no {name} on this machine" in str(caught.value)
+
+
+def test_one_reason_for_several_backends_is_told_once():
+    assert by_reason({}) == []
+    reasons = {"tensorrt": "no NVIDIA driver", "cuda": "no NVIDIA driver", "openvino": "not here"}
+    assert by_reason(reasons) == [("tensorrt and cuda", "no NVIDIA driver"), ("openvino", "not here")]
 
 
 def test_a_backend_that_the_bundle_is_not_for_is_told(tiny_bundle):

@@ -1,0 +1,280 @@
+"""TensorRT's runtime over a GPU made of numpy, checked against the genuine bindings.
+
+Each object stands behind the genuine class: a name that the class lacks, an argument that no signature takes, a
+property that cannot be set, are errors. What it computes is ``out = 0.5 image + 0.25 mask`` and ``out_edge = edge``, in
+two steps with the memory that contexts are given in between.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+CHANNELS = {"image": 3, "edge": 1, "mask": 1, "out": 3, "out_edge": 1}
+
+
+class Checked:
+    """An implementation behind a genuine class of the bindings."""
+
+    def __init__(self, genuine: type, implementation: Any) -> None:
+        vars(self).update(_genuine=genuine, _implementation=implementation)
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = inspect.getattr_static(self._genuine, name)  # AttributeError: there is no such thing
+        value = getattr(self._implementation, name)
+        if isinstance(attribute, property):
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            check_call(self._genuine, name, args, kwargs)
+            return value(*args, **kwargs)
+
+        return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        attribute = inspect.getattr_static(self._genuine, name)
+        if not isinstance(attribute, property) or attribute.fset is None:
+            raise AttributeError(f"{self._genuine.__name__}.{name} cannot be set")
+        wanted = re.search(r"-> tensorrt\.tensorrt\.(\w+)$", (attribute.fget.__doc__ or "").strip())
+        if wanted and not any(base.__name__ == wanted[1] for base in type(value).__mro__):
+            raise TypeError(f"{self._genuine.__name__}.{name} is a {wanted[1]}, not {value!r}")
+        setattr(self._implementation, name, value)
+
+
+def check_call(genuine: type, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Fail where none of a method's signatures takes these arguments."""
+    tried = []
+    for line in re.findall(rf"{name}\(self: [^\n]*\) -> [^\n]+", getattr(genuine, name).__doc__ or ""):
+        parts = re.split(r", (?=\w+: )", line[line.index("(") + 1 : line.rindex(") -> ")])[1:]
+        kinds = dict(part.split(": ", 1) for part in parts)
+        signature = inspect.Signature(
+            inspect.Parameter(
+                parameter,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=None if " = " in kind else inspect.Parameter.empty,
+            )
+            for parameter, kind in kinds.items()
+        )
+        try:
+            bound = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            tried.append(line)
+            continue
+        if all(_is_a(value, kinds[parameter].partition(" = ")[0]) for parameter, value in bound.items()):
+            return
+        tried.append(line)
+    raise TypeError(f"{genuine.__name__}.{name}{args} {kwargs} is none of: {'; '.join(tried)}")
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    if kind == "str":
+        return isinstance(value, str)
+    if kind in ("typing.SupportsInt", "typing.SupportsFloat"):
+        return isinstance(value, int | float)
+    if kind in ("tuple", "list"):
+        return type(value).__name__ == kind
+    if kind == "typing_extensions.Buffer":
+        return isinstance(value, bytes | bytearray | memoryview)
+    return any(base.__name__ == kind.rpartition(".")[2] for base in type(value).__mro__)
+
+
+def plan_bytes(batch: int, size: int, **changes: Any) -> bytes:
+    """A plan, as the fake understands one."""
+    return json.dumps({"batch": batch, "size": size, "tensors": list(CHANNELS), **changes}).encode()
+
+
+class Runtime:
+    """``trt.Runtime``."""
+
+    def __init__(self, trt: ModuleType, gpu: Any) -> None:
+        self.trt, self.gpu = trt, gpu
+        self.error_recorder: Any = None
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+        self.gpu.call("deserialize_cuda_engine")
+        try:
+            plan = json.loads(serialized_engine)
+        except ValueError:
+            self.error_recorder.report_error(self.trt.ErrorCodeTRT.INVALID_ARGUMENT, "Serialization:\n  magic tag")
+            return None
+        return Checked(self.trt.ICudaEngine, CudaEngine(self.trt, self.gpu, plan))
+
+    def __del__(self) -> None:
+        self.gpu.released.append("runtime")
+
+
+class CudaEngine:
+    """``trt.ICudaEngine``."""
+
+    def __init__(self, trt: ModuleType, gpu: Any, plan: dict[str, Any]) -> None:
+        self.trt, self.gpu, self.plan = trt, gpu, plan
+        self.error_recorder: Any = None
+        self.num_io_tensors = len(plan["tensors"])
+        self.device_memory_size_v2 = 4 * 3 * plan["batch"] * plan["size"] ** 2
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.plan["tensors"][index]
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return (self.plan.get("shown_batch", self.plan["batch"]), CHANNELS[name], self.plan["size"], self.plan["size"])
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return getattr(self.trt.DataType, self.plan.get("dtype", "FLOAT"))
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.trt.TensorIOMode.OUTPUT if name.startswith("out") else self.trt.TensorIOMode.INPUT
+
+    def create_execution_context(self, strategy: Any = None) -> Any:
+        assert strategy == self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.gpu.call("create_execution_context")
+        return Checked(self.trt.IExecutionContext, ExecutionContext(self))
+
+    def create_engine_inspector(self) -> Any:
+        return Checked(self.trt.EngineInspector, Inspector())
+
+    def __del__(self) -> None:
+        self.gpu.released.append("engine")
+
+
+class Inspector:
+    """``trt.EngineInspector``."""
+
+    def get_engine_information(self, format: Any) -> str:
+        assert format.name == "JSON"
+        return json.dumps({"Layers": [{"Name": "halve", "LayerType": "kgen"}, "shade"]})
+
+
+class ExecutionContext:
+    """``trt.IExecutionContext``."""
+
+    def __init__(self, engine: CudaEngine) -> None:
+        self.engine, self.gpu = engine, engine.gpu
+        self.error_recorder: Any = None
+        self.profiler: Any = None
+        self.work = 0
+        self.addresses: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.recorded_graph = False
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2
+        self.work = memory
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = tuple(shape)
+        return shape[0] == self.engine.plan["batch"]
+
+    def infer_shapes(self) -> list[str]:
+        return [name for name in ("image", "edge", "mask") if name not in self.shapes]
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        assert not self.recorded_graph, "a context that a graph was recorded of is changed"
+        assert memory % 256 == 0
+        self.addresses[name] = memory
+        return name in CHANNELS
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        self.gpu.call("execute_async_v3")
+        if (report := self.gpu.failures.get("recorder")) and (message := report.popleft()) is not None:
+            self.error_recorder.report_error(self.engine.trt.ErrorCodeTRT.FAILED_EXECUTION, str(message))
+            return str(message).endswith("and goes on")
+        assert set(self.addresses) == set(CHANNELS)
+        self.recorded_graph = self.recorded_graph or stream_handle in self.gpu.capturing
+        self.gpu.put(stream_handle, "compute", self.halve)
+        self.gpu.put(stream_handle, "compute", self.shade)
+        if self.profiler is not None:
+            self.profiler.report_layer_time("halve", 2.0)
+            self.profiler.report_layer_time("shade", 1.0)
+        return True
+
+    def halve(self) -> None:
+        self.gpu.floats(self.work, self._count("image"))[:] = 0.5 * self._read("image")
+
+    def shade(self) -> None:
+        plan = self.engine.plan
+        shape = (plan["batch"], -1, plan["size"], plan["size"])
+        mask = np.broadcast_to(self._read("mask").reshape(shape), (plan["batch"], 3, *shape[2:]))
+        halved = self.gpu.floats(self.work, self._count("image"))
+        self._read("out")[:] = halved + 0.25 * mask.ravel()
+        self._read("out_edge")[:] = self._read("edge")
+        halved[:] = np.nan  # another batch's by now
+
+    def _count(self, name: str) -> int:
+        return self.engine.plan["batch"] * CHANNELS[name] * self.engine.plan["size"] ** 2
+
+    def _read(self, name: str) -> np.ndarray:
+        return self.gpu.floats(self.addresses[name], self._count(name))
+
+    def __del__(self) -> None:
+        if not self.gpu.stack() and self.gpu.broken is None:
+            self.gpu.violations.append("an execution context is destroyed in a thread without a context")
+        self.gpu.released.append("execution context")
+
+
+def install(trt: ModuleType, gpu: Any, monkeypatch: Any) -> None:
+    """Let ``trt.Runtime`` be the fake."""
+
+    def runtime(logger: Any) -> Any:
+        assert isinstance(logger, trt.ILogger)
+        return Checked(genuine, Runtime(trt, gpu))
+
+    genuine = runtime.genuine = getattr(trt.Runtime, "genuine", trt.Runtime)  # type: ignore[attr-defined]
+    monkeypatch.setattr(trt, "Runtime", runtime)
+
+
+def install_graphs(driver: ModuleType, gpu: Any, monkeypatch: Any) -> None:
+    """Let the graph functions of ``cuda.bindings.driver`` record and replay what is put into the GPU's streams."""
+    success = driver.CUresult.CUDA_SUCCESS
+
+    def answer(name: str, *values: Any) -> tuple[Any, ...]:
+        pending = gpu.failures.get(name)
+        failure = pending.popleft() if pending else None
+        return (success, *values) if failure is None else (driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None)
+
+    def cuStreamBeginCapture(hStream: Any, mode: Any) -> Any:  # noqa: N802, N803
+        assert mode == driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        result = answer("cuStreamBeginCapture")
+        if result[0] == success:
+            assert not gpu.streams[int(hStream)], "what was put before the recording is not done"
+            gpu.capturing[int(hStream)] = []
+        return result[:1]
+
+    def cuStreamEndCapture(hStream: Any) -> Any:  # noqa: N802, N803
+        return answer("cuStreamEndCapture", gpu.capturing.pop(int(hStream)))
+
+    def cuGraphInstantiate(hGraph: Any, flags: int) -> Any:  # noqa: N802, N803
+        assert flags == 0
+        gpu.calls.append("cuGraphInstantiate")
+        return answer("cuGraphInstantiate", list(hGraph))
+
+    def cuGraphLaunch(hGraphExec: Any, hStream: Any) -> Any:  # noqa: N802, N803
+        gpu.calls.append("cuGraphLaunch")
+        result = answer("cuGraphLaunch")
+        if result[0] == success:
+            for what, work in hGraphExec:
+                gpu.put(int(hStream), what, work)
+        return result[:1]
+
+    def cuGraphExecDestroy(hGraphExec: Any) -> Any:  # noqa: N802, N803
+        gpu.released.append("graph")
+        return (success,)
+
+    def cuGraphDestroy(hGraph: Any) -> Any:  # noqa: N802, N803
+        return (success,)
+
+    for fake in (
+        cuStreamBeginCapture,
+        cuStreamEndCapture,
+        cuGraphInstantiate,
+        cuGraphLaunch,
+        cuGraphExecDestroy,
+        cuGraphDestroy,
+    ):
+        genuine = getattr(driver, fake.__name__)
+        assert list(inspect.signature(genuine).parameters) == list(inspect.signature(fake).parameters)
+        monkeypatch.setattr(driver, fake.__name__, fake)
