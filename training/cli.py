@@ -48,9 +48,10 @@ def train(
     group: Annotated[
         str,
         typer.Option(
-            metavar="folder|prefix", help="Which patches show one scene: a folder's, or of like names up to _."
+            metavar="number|prefix|folder",
+            help="Which files show one scene: SCENE_NUMBER, those alike up to the first _ or -, a folder's.",
         ),
-    ] = "folder",
+    ] = "number",
     gaps: Annotated[
         str | None,
         typer.Option(
@@ -73,8 +74,8 @@ def train(
             metavar="clean|filled", help="What the edge map is drawn from: the clean tile, or as ecea-run does."
         ),
     ] = "clean",
-    folds: Annotated[int | None, typer.Option(help="Parts that the scenes are put into, for cross-validation.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Part that is held out, from 1.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Scenes, sorted by name, are dealt out to so many parts.")] = None,
+    fold: Annotated[int | None, typer.Option(help="The part that is held out; the first is 1.")] = None,
     tiles_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="Tiles in an epoch; default: as many as would cover the data.")
     ] = None,

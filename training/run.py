@@ -11,11 +11,11 @@ from ecea.runtime.scene import DEFAULT_BANDS
 from ecea.runtime.stretch import Stretch
 from ecea.training.checkpoints import Checkpoints
 from ecea.training.data.augment import parse_augmentations
-from ecea.training.data.folds import split
 from ecea.training.data.gaps import parse_gaps
-from ecea.training.data.scenes import CleanScene, load_scene
+from ecea.training.data.scenes import load_scene
 from ecea.training.data.sources import find_sources
 from ecea.training.data.tiles import EDGES, TileRecipe
+from ecea.training.folds import held_out_scenes
 from ecea.training.hardware import launch
 from ecea.training.options import TrainingOptions
 from ecea.training.trainer import Data, Trainer
@@ -30,7 +30,7 @@ class DataRequest:
     bands: tuple[int, ...] = DEFAULT_BANDS
     stretch: Stretch | None = None
     mask: str = "nodata"
-    group: str = "folder"
+    group: str = "number"
     gaps: str | None = None
     masks: Sequence[str] = ()
     augment: str = "none"
@@ -100,10 +100,6 @@ def load_data(request: DataRequest, tile: int, seed: int) -> Data:
     Raises:
         RequestError: where something of it is not what is needed.
     """
-    if (request.folds is None) != (request.fold is None):
-        raise RequestError(
-            "--folds says how many parts there are, --fold which of them is held out: give both or neither"
-        )
     if request.edges not in EDGES:
         raise RequestError(f"edges '{request.edges}' are unknown: expected one of {', '.join(EDGES)}")
     recipe = TileRecipe(
@@ -116,11 +112,11 @@ def load_data(request: DataRequest, tile: int, seed: int) -> Data:
     sources = find_sources(
         request.data, bands=request.bands, stretch=request.stretch, mask=request.mask, group=request.group
     )
+    held_out = held_out_scenes((source.scene for source in sources), request.folds, request.fold)
     scenes = [load_scene(source, tile) for source in sources]
-    held_out: list[CleanScene] = []
-    if request.folds is not None and request.fold is not None:
-        scenes, held_out = split(scenes, request.folds, request.fold)
-    return Data(scenes, held_out, recipe, request.workers)
+    training = [scene for scene in scenes if scene.source.scene not in held_out]
+    validation = [scene for scene in scenes if scene.source.scene in held_out]
+    return Data(training, validation, recipe, request.workers)
 
 
 def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | None:

@@ -13,8 +13,8 @@ Run = Callable[..., Any]
 
 OPTIONS = (
     "--scenes", "--bundle", "--checkpoint", "--baseline", "--masks", "--stripes", "--seed", "--folds", "--fold",
-    "--bands", "--stretch", "--engine", "--backend", "--num-heads", "--threads", "--published", "--output", "-o",
-    "--sheet", "--json", "--debug", "--help", "-h",
+    "--group", "--bands", "--stretch", "--engine", "--backend", "--num-heads", "--threads", "--published", "--output",
+    "-o", "--sheet", "--json", "--debug", "--help", "-h",
 )  # fmt: skip
 HEAVY = ("torch", "onnx", "skimage", "scipy", "openvino", "onnxruntime")
 

@@ -12,22 +12,25 @@ from ecea.runtime.errors import RequestError
 from ecea.runtime.sample import terrain
 from ecea.runtime.stretch import GENERATOR_CEILING, Stretch
 from ecea.training.data.augment import augment, parse_augmentations
-from ecea.training.data.folds import assign_folds, split
 from ecea.training.data.gaps import GapRecipe
 from ecea.training.data.scenes import load_scene
 from ecea.training.data.sources import Source, find_sources
 from ecea.training.data.tiles import EpochBatches, TileRecipe, Tiles, join_tiles, make_tile
+from ecea.training.folds import GROUPS
 
 STRIPES = GapRecipe((("slc-off", 1.0),))
 
 
-def test_a_folder_is_one_scene_and_a_prefix_may_part_it(write):
-    for name in ("a_1", "a_2", "b_1"):
+def test_patches_of_a_folder_belong_to_scenes(write):
+    for name in ("a_1", "a_2", "b_c_1", "b_d_1", "a_1_mask"):
         folder = write(f"patches/{name}.tif", np.ones((3, 64, 64), np.uint8)).parent
     (folder / "notes.txt").write_text("no raster")
-    assert len({source.scene for source in find_sources([str(folder)])}) == 1
-    by_prefix = find_sources([str(folder)], group="prefix")
-    assert [source.scene.rpartition("/")[2] for source in by_prefix] == ["a", "a", "b"]
+    scenes = {group: [source.scene for source in find_sources([str(folder)], group=group)] for group in GROUPS}
+    assert scenes == {
+        "number": ["a", "a", "b_c", "b_d"],
+        "prefix": ["a", "a", "b", "b"],
+        "folder": [str(folder.resolve())] * 4,
+    }
 
 
 def test_a_list_names_scenes_bands_and_stretches(tmp_path, write):
@@ -42,6 +45,7 @@ def test_a_list_names_scenes_bands_and_stretches(tmp_path, write):
     assert [(source.scene, source.bands) for source in found[:2]] == [("peru", (3, 2, 1)), ("peru", (4, 3, 2))]
     assert found[0].stretch == Stretch(0, 4000, 1)
     assert found[2].path.endswith("more/x.tif")
+    assert found[2].scene == "x"
     assert found[2].stretch is None
 
 
@@ -57,11 +61,11 @@ def test_a_list_that_is_none_is_one_sentence(text, tmp_path):
         find_sources([str(listed)])
 
 
-def test_an_empty_folder_and_an_unknown_group_are_refused(tmp_path):
+def test_an_empty_folder_and_an_unknown_group_are_refused(tmp_path, patches):
     with pytest.raises(RequestError, match="holds no raster"):
         find_sources([str(tmp_path)])
-    with pytest.raises(RequestError, match="expected one of folder, prefix"):
-        find_sources([str(tmp_path)], group="tile")
+    with pytest.raises(RequestError, match="expected one of number, prefix, folder"):
+        find_sources([str(patches)], group="tile")
 
 
 def test_tiles_are_cut_where_all_is_clean(write):
@@ -101,37 +105,6 @@ def test_scenes_that_cannot_be_used_are_refused(write):
     mask = write("mask.tif", np.zeros((1, 90, 100), np.uint8))
     with pytest.raises(RequestError, match="mask of 100 x 90 px, the scene has 100 x 100"):
         load_scene(Source(str(image), "a", mask=str(mask)), 64)
-
-
-@given(st.dictionaries(st.text(max_size=4), st.integers(0, 50), min_size=2, max_size=20), st.integers(2, 6))
-def test_each_scene_is_in_exactly_one_fold_and_no_fold_is_empty(sizes, folds):
-    if len(sizes) < folds:
-        with pytest.raises(RequestError, match="make no"):
-            assign_folds(sizes, folds)
-        return
-    assigned = assign_folds(sizes, folds)
-    assert assigned.keys() == sizes.keys()
-    assert set(assigned.values()) == set(range(1, folds + 1))
-    assert assigned == assign_folds(dict(reversed(sizes.items())), folds)
-    loads = [sum(sizes[name] for name, of in assigned.items() if of == fold) for fold in range(1, folds + 1)]
-    assert max(loads) - min(loads) <= max(sizes.values())
-
-
-def test_no_scene_is_on_both_sides_of_a_split(write):
-    scenes = []
-    for name, rasters in (("x", 3), ("y", 1), ("z", 2)):
-        for index in range(rasters):
-            path = write(f"{name}{index}.tif", np.ones((3, 64, 64), np.uint8))
-            scenes.append(load_scene(Source(str(path), name), 64))
-    held_out = []
-    for fold in (1, 2, 3):
-        training, validation = split(scenes, 3, fold)
-        assert len(training) + len(validation) == 6
-        assert not {s.source.scene for s in training} & {s.source.scene for s in validation}
-        held_out += validation
-    assert len(held_out) == 6
-    with pytest.raises(RequestError, match="--fold 1 to 3"):
-        split(scenes, 3, 4)
 
 
 def tiles_of(write, **recipe):

@@ -118,7 +118,7 @@ def test_tensorboard_gets_curves_and_pictures(patches: Path, tmp_path: Path) -> 
 
 def test_held_out_scenes_are_looked_at(patches: Path, tmp_path: Path, write: Callable[..., Path]) -> None:
     other = write("other/0.tif", torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8).numpy())
-    request = DataRequest([str(patches), str(other.parent)], folds=2, fold=2, tiles_per_epoch=2)
+    request = DataRequest([str(patches), str(other.parent)], folds=2, fold=1, group="folder", tiles_per_epoch=2)
     prepared = prepare(options(epochs=1, validation_tiles=3), request, tmp_path / "out", device="cpu")
     assert any(line.startswith("held out    other;") for line in prepared.description)
     said: list[str] = []

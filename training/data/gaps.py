@@ -14,7 +14,7 @@ from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
 from ecea.runtime.paths import is_special
 from ecea.runtime.slc_off import MAX_WIDTH, PERIOD, slc_off_gaps
-from ecea.training.data.sources import rasters_in
+from ecea.training.rasters import rasters_in
 
 KINDS = ("files", "slc-off", "scribbles")
 

@@ -1,6 +1,5 @@
 """Which rasters are trained on, with which bands, and which of them show the same scene."""
 
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +10,8 @@ from ecea.runtime.errors import RequestError
 from ecea.runtime.paths import is_special
 from ecea.runtime.scene import DEFAULT_BANDS
 from ecea.runtime.stretch import Stretch
-
-SUFFIXES = frozenset((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img", ".bmp"))
-GROUPS = ("folder", "prefix")
+from ecea.training.folds import scene_of
+from ecea.training.rasters import scenes_in
 
 _KEYS = frozenset(("path", "scene", "bands", "stretch", "mask"))
 
@@ -45,7 +43,7 @@ def find_sources(
     bands: tuple[int, ...] = DEFAULT_BANDS,
     stretch: Stretch | None = None,
     mask: str = "nodata",
-    group: str = "folder",
+    group: str = "number",
 ) -> list[Source]:
     """Find the rasters that a user names.
 
@@ -54,14 +52,11 @@ def find_sources(
             folder: ``path``, relative to the list, and if they differ from the options ``scene``, ``bands`` (one
             triple or several), ``stretch`` and ``mask``.
         bands, stretch, mask: as in :class:`Source`, where a list does not say otherwise.
-        group: which patches of a folder show one scene: all of them (``folder``), or those whose names are alike up to
-            the first ``_`` or ``-`` (``prefix``).
+        group: which files show one scene, as in :func:`ecea.training.folds.scene_of`, where a list does not say so.
 
     Raises:
         RequestError: where there is nothing, or it cannot be understood.
     """
-    if group not in GROUPS:
-        raise RequestError(f"group '{group}' is unknown: expected one of {', '.join(GROUPS)}")
     default = Source("", "", bands, stretch, mask)
     found: list[Source] = []
     for name in data:
@@ -77,32 +72,10 @@ def find_sources(
 def _expand(source: Source, group: str) -> Iterator[Source]:
     """One source for a raster, one for each patch of a folder; scenes are named where they have no name."""
     folder = Path(source.path)
-    if not folder.is_dir():
-        yield replace(source, scene=source.scene or os.path.realpath(source.path))
-        return
-    patches = rasters_in(folder)
-    for patch in patches:
-        scene = source.scene or os.path.realpath(folder)
-        if group == "prefix":
-            scene = f"{scene}/{patch.stem.replace('-', '_').partition('_')[0]}"
-        yield replace(source, path=str(patch), scene=scene)
-
-
-def rasters_in(folder: Path) -> list[Path]:
-    """The rasters in a folder, by suffix, sorted by name.
-
-    Raises:
-        RequestError: where there is none.
-    """
-    try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    except OSError as error:
-        raise RequestError(f"{folder}: cannot be read ({error.strerror}): give a folder of rasters") from error
-    if not found:
-        raise RequestError(
-            f"{folder}: holds no raster ({', '.join(sorted(SUFFIXES))}): give a folder with images directly in it"
-        )
-    return found
+    # A path that is no folder's may be GDAL's own (/vsizip//...), and stays as it is.
+    for path in map(str, scenes_in(folder)) if folder.is_dir() else [source.path]:
+        named = scene_of(path, group)
+        yield replace(source, path=path, scene=source.scene or named)
 
 
 def _read_list(path: Path, default: Source, group: str) -> Iterator[Source]:

@@ -46,8 +46,15 @@ def evaluate(
         str | None, typer.Option(metavar="W,W,...", help="SLC-off stripes of these widths, px, at random.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random places.")] = 0,
-    folds: Annotated[int | None, typer.Option(help="Scenes, sorted by name, are split into so many.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Evaluate on the scenes of this one alone; the first is 0.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Scenes, sorted by name, are dealt out to so many parts.")] = None,
+    fold: Annotated[int | None, typer.Option(help="The part that is evaluated on; the first is 1.")] = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="number|prefix|folder",
+            help="Which files show one scene: SCENE_NUMBER, those alike up to the first _ or -, a folder's.",
+        ),
+    ] = "number",
     bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of the scenes.")] = "1,2,3",
     stretch: Annotated[
         str | None,
@@ -91,6 +98,7 @@ def evaluate(
             seed=seed,
             folds=folds,
             fold=fold,
+            group=group,
             bands=numbers(bands, "bands") or (),
             stretch=parse_stretch(stretch) if stretch is not None else None,
             engine=engine,

@@ -12,7 +12,8 @@ import rasterio
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
 from ecea.runtime.slc_off import PERIOD, slc_off_gaps
-from ecea.training.evaluation.scenes import MASK_ENDING, RASTERS, CleanScene, find_rasters
+from ecea.training.evaluation.scenes import CleanScene, find_rasters
+from ecea.training.rasters import MASK_ENDING, SUFFIXES, rasters_in
 
 TILTS = (9.5, 11.3)
 """Degrees between which stripes descend, or ascend."""
@@ -94,7 +95,7 @@ class OwnMasks:
         Raises:
             RequestError: where there is no such file, or it has another size than the scene.
         """
-        beside = [scene.path.with_name(f"{scene.name}{MASK_ENDING}{suffix}") for suffix in RASTERS]
+        beside = [scene.path.with_name(f"{scene.name}{MASK_ENDING}{suffix}") for suffix in SUFFIXES]
         path = next((file for file in beside if file.exists()), None)
         if path is None:
             raise RequestError(
@@ -117,7 +118,7 @@ def mask_source(path: Path) -> MaskFiles:
     Raises:
         RequestError: where there is none, one cannot be read, or one has no hole.
     """
-    files = find_rasters([path], "masks")
+    files = find_rasters([path], "masks", rasters_in)
     return MaskFiles(path.stem if path.is_file() else path.resolve().name, tuple(read_mask(file) for file in files))
 
 

@@ -21,7 +21,7 @@ from ecea.training.evaluation.report import evaluation_json
 from ecea.training.evaluation.scenes import find_rasters
 from ecea.training.evaluation.sheet import ContactSheet
 from ecea.training.evaluation.tables import markdown, print_tables, tables
-from ecea.training.folds import scene_folds, scene_of
+from ecea.training.folds import held_out_scenes, scene_of
 
 ALL = "all"
 FORMATS = (".json", ".md")
@@ -40,6 +40,7 @@ class Job:
     seed: int
     folds: int | None
     fold: int | None
+    group: str
     bands: Sequence[int]
     stretch: Stretch | None
     engine: str
@@ -60,6 +61,7 @@ class Job:
             "seed": self.seed,
             "folds": self.folds,
             "fold": self.fold,
+            "group": self.group,
         }
 
 
@@ -104,16 +106,11 @@ def _check_outputs(job: Job) -> None:
         check_destination(path)
 
 
-def _of_fold(job: Job, scenes: list[Path]) -> list[Path]:
-    """The scenes held out by the fold asked for; all of them where none is."""
-    if job.folds is None and job.fold is None:
-        return scenes
-    if job.folds is None or job.fold is None:
-        raise RequestError("--folds and --fold go together: give both, such as --folds 5 --fold 0, or none")
-    held_out = scene_folds((scene_of(path.stem) for path in scenes), job.folds)
-    if not 0 <= job.fold < job.folds:
-        raise RequestError(f"there is no fold {job.fold} of {job.folds}: expected 0 to {job.folds - 1}")
-    return [path for path in scenes if scene_of(path.stem) in held_out[job.fold]]
+def _of_fold(job: Job, paths: list[Path]) -> list[Path]:
+    """The files of the scenes that training with this fold holds out; all of them where no fold is asked for."""
+    scenes = {path: scene_of(path, job.group) for path in paths}
+    held_out = held_out_scenes(scenes.values(), job.folds, job.fold)
+    return [path for path in paths if scenes[path] in held_out] if held_out else paths
 
 
 def _sources(job: Job) -> list[GapSource]:

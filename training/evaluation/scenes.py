@@ -1,7 +1,7 @@
 """Clean scenes: those of which every valid pixel is known, so that a fill can be compared with the truth."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ from ecea.runtime.masks import Mask
 from ecea.runtime.paths import is_special
 from ecea.runtime.scene import Scene
 from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.training.rasters import scenes_in
 
 Unit = npt.NDArray[np.float32]
 
-RASTERS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".png")
-"""Suffixes of the files that are taken from a folder, in lower case."""
-MASK_ENDING = "_mask"
-"""What the name of a scene's own mask ends in: ``NAME_mask.tif`` beside ``NAME.tif``."""
 SMALLEST_SIDE = 11
 """Pixels: the window of SSIM."""
 
@@ -58,8 +55,8 @@ class CleanScene:
         return np.where(self.valid, self.stretch.to_unit(values), np.float32(0))
 
 
-def find_rasters(paths: Iterable[Path], what: str) -> list[Path]:
-    """The files named, and the rasters of the folders named, sorted by name; masks of scenes are left out.
+def find_rasters(paths: Iterable[Path], what: str, inside: Callable[[Path], list[Path]] = scenes_in) -> list[Path]:
+    """The files named, and those ``inside`` the folders named, sorted by name.
 
     Raises:
         RequestError: where a path does not exist, or a folder holds no raster.
@@ -70,19 +67,8 @@ def find_rasters(paths: Iterable[Path], what: str) -> list[Path]:
             raise RequestError(f"{path}: no such file or folder: give {what}, files or folders of them")
         if is_special(path):
             raise RequestError(f"{path}: is a device or a pipe: give {what}, files or folders of them")
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [file for file in path.iterdir() if file.suffix.lower() in RASTERS and not is_own_mask(file)]
-        if not inside:
-            raise RequestError(f"{path}: holds no raster ({', '.join(RASTERS)}): give a folder of {what}")
-        found += inside
+        found += inside(path) if path.is_dir() else [path]
     return sorted(dict.fromkeys(found), key=lambda file: (file.name, str(file)))
-
-
-def is_own_mask(path: Path) -> bool:
-    """Whether a file is the mask of the scene beside it, by its name."""
-    return path.stem.endswith(MASK_ENDING)
 
 
 def read_clean_scene(path: Path, bands: Sequence[int], stretch: Stretch | None) -> CleanScene:

@@ -31,6 +31,7 @@ def job(tmp_path: Path, noise: NDArray[np.uint8], write_raster: Make) -> Job:
         seed=0,
         folds=None,
         fold=None,
+        group="number",
         bands=(1, 2, 3),
         stretch=None,
         engine="fp32",
@@ -61,7 +62,9 @@ def evaluated(job: Job, **changes: Any) -> Any:
 
 def test_results_and_sheet(job: Job) -> None:
     content = evaluated(job)
-    assert content["settings"] == {"bands": [1, 2, 3], "stretch": None, "seed": 0, "folds": None, "fold": None}
+    assert content["settings"] == {
+        "bands": [1, 2, 3], "stretch": None, "seed": 0, "folds": None, "fold": None, "group": "number",
+    }  # fmt: skip
     assert [result["method"] for result in content["results"]] == ["nearest"]
     assert job.sheet is not None
     assert job.sheet.read_bytes().startswith(b"\x89PNG")
@@ -95,7 +98,7 @@ def test_the_scenes_of_a_fold(job: Job, noise: NDArray[np.uint8], write_raster: 
     for name in ("b_1", "b_2", "c", "d_1"):
         write_raster(folder / f"{name}.tif", noise)
     found = []
-    for fold in range(3):
+    for fold in (1, 2, 3):
         content = evaluated(job, scenes=[folder], folds=3, fold=fold)
         found.append([Path(case["scene"]).stem for case in content["cases"]])
     assert found == [["a", "d_1"], ["b_1", "b_2"], ["c"]]
@@ -107,8 +110,11 @@ def test_the_scenes_of_a_fold(job: Job, noise: NDArray[np.uint8], write_raster: 
         ({"baselines": ["biharmonic"]}, "baseline 'biharmonic' is unknown: expected all or one of telea"),
         ({"stripes": (2, 40)}, "stripes of 40 px are impossible"),
         ({"folds": 5}, "--folds and --fold go together"),
-        ({"fold": 0}, "--folds and --fold go together"),
-        ({"folds": 2, "fold": 0}, "1 scenes (a) cannot be split into 2 folds"),
+        ({"fold": 1}, "--folds and --fold go together"),
+        ({"folds": 2, "fold": 1}, "1 scenes (a) cannot be split into 2 folds"),
+        ({"folds": 2, "fold": 0}, "fold 0 is not one of 2: expected --fold 1 to 2"),
+        ({"folds": 2, "fold": 3}, "fold 3 is not one of 2: expected --fold 1 to 2"),
+        ({"group": "tile"}, "group 'tile' is unknown: expected one of number, prefix, folder"),
         ({"stripes": ()}, "a.tif: has no mask a_mask.tif beside it"),
         ({"bands": (1, 2, 4)}, "a.tif: has 3 bands, bands 1,2,4 were asked for"),
         ({"scenes": [Path("absent.tif")]}, "absent.tif: no such file or folder"),
@@ -124,11 +130,6 @@ def test_the_scenes_of_a_fold(job: Job, noise: NDArray[np.uint8], write_raster: 
 )
 def test_refusals(changes: dict[str, Any], said: str, job: Job) -> None:
     assert said in refusal(job, **changes)
-
-
-def test_no_fold_of_that_number(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
-    write_raster(job.scenes[0].parent / "b.tif", noise)
-    assert "there is no fold 2 of 2: expected 0 to 1" in refusal(job, scenes=[job.scenes[0].parent], folds=2, fold=2)
 
 
 def test_scenes_that_cannot_be_evaluated(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
