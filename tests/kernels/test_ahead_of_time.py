@@ -49,7 +49,10 @@ def test_it_runs_on_the_tensor_cores_and_copies_in_the_background(
     assert "ex2.approx" in text
 
 
-@pytest.mark.parametrize(("tokens", "heads"), LEVELS)
+# Compiling every tactic at 4096 tokens takes the better part of a minute.
+@pytest.mark.parametrize(
+    ("tokens", "heads"), [pytest.param(*level, marks=pytest.mark.slow if level[0] == 4096 else ()) for level in LEVELS]
+)
 def test_a_level_of_the_network_has_a_choice(tokens: int, heads: int) -> None:
     problem = aot.Problem(tokens, heads, 64, "fp16", 1.0)
     offered = aot.offered_tactics(90, problem)

@@ -182,7 +182,7 @@ def test_a_plan_that_cannot_be_built_leaves_the_bundle(bundle: Path, session: An
 
 def test_a_damaged_onnx_file_is_not_built_from(bundle: Path, session: Any) -> None:
     (bundle / "generator.fp16.onnx").write_bytes(b"")
-    unchanged(bundle, lambda: rebuild.rebuild_plans(bundle), RequestError, "fp16.onnx: has sha256 e3b0c44298fc and 0")
+    unchanged(bundle, lambda: rebuild.rebuild_plans(bundle), RequestError, "fp16.onnx: has 0 bytes, the manifest says")
 
 
 @pytest.mark.parametrize(
