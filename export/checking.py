@@ -73,7 +73,7 @@ class Checker:
             try:
                 rounded = self._measure(form, backend, BFLOAT16)
             except ParityError as error:
-                self._say(f"{form.engine:<11} bf16 is not used: {error}")
+                self._say(f"{form.engine:<11} bf16 is not used: {error.finding}")
                 continue
             if quantization is None or _is_as_good(rounded, in_float32, quantization["target_db"]):
                 entries += rounded

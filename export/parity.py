@@ -37,7 +37,15 @@ SYNTHETIC = "the built-in sample scene"
 
 
 class ParityError(EceaError):
-    """An engine that does not compute what PyTorch computes."""
+    """An engine that does not compute what PyTorch computes.
+
+    Attributes:
+        finding: what was found, without what comes of it.
+    """
+
+    def __init__(self, finding: str, advice: str = "") -> None:
+        super().__init__(f"{finding}: the bundle is not written{advice}")
+        self.finding = finding
 
 
 class Runs(Protocol):
@@ -143,13 +151,12 @@ def compare(
         try:
             outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
         except Exception as failure:  # the backends' exceptions share no base class
-            raise ParityError(f"{where}: fails at batch {batch} ({failure}): the bundle is not written") from failure
+            raise ParityError(f"{where}: fails at batch {batch} ({failure})") from failure
         for name, output in zip(OUTPUTS, outputs, strict=True):
             wanted = expected[name][:batch]
             if output.shape != wanted.shape:
                 raise ParityError(
-                    f"{where}: output '{name}' has shape {output.shape} at batch {batch}, expected {wanted.shape}: "
-                    "the bundle is not written"
+                    f"{where}: output '{name}' has shape {output.shape} at batch {batch}, expected {wanted.shape}"
                 )
             error = np.abs(output - wanted)
             _demand(engine, f"{where}: output '{name}' differs from {against}", batch, error)
@@ -195,6 +202,6 @@ def _demand(engine: str, what: str, batch: int, error: Tensor) -> None:
         return
     raise ParityError(
         f"{what} by {largest:.2g} ({psnr(error):.1f} dB) at batch {batch}, "
-        f"{engine} may differ by {MAX_ERROR[engine]:g} ({MIN_PSNR[engine]:g} dB): the bundle is not written; "
-        "please report this checkpoint's configuration"
+        f"{engine} may differ by {MAX_ERROR[engine]:g} ({MIN_PSNR[engine]:g} dB)",
+        "; please report this checkpoint's configuration",
     )

@@ -74,7 +74,7 @@ def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not known:
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove(entry)
             folder.mkdir(mode=0o700)
         os.utime(folder)
     except OSError:
@@ -93,6 +93,14 @@ def entry_for(model: Path, content: str, cache: Path, compiler: str) -> Iterator
         _publish(folder, entry)
 
 
+def _remove(entry: Path) -> None:
+    """Delete an entry, or whatever lies in its place."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
+
+
 def _key(model: Path, content: str, compiler: str) -> str:
     """Tell a model from any other, and from itself after a change; the backends themselves go by path and time."""
     path = model.resolve()
@@ -104,6 +112,8 @@ def _key(model: Path, content: str, compiler: str) -> str:
 def _is_whole(entry: Path) -> bool:
     """Whether the files of an entry are those that were published: a damaged one may load, and give wrong values."""
     try:
+        if not all(path.is_file() for path in entry.iterdir()):  # to read a pipe is to wait for ever
+            return False
         return bool(json.loads((entry / _DIGESTS).read_bytes()) == _digests(entry))
     except (OSError, ValueError):
         return False
@@ -136,8 +146,9 @@ def _digest(path: Path, start: int) -> str:
 def _publish(folder: Path, entry: Path) -> None:
     """Let a finished entry appear, unless another process was faster, and delete those not used for longest."""
     with contextlib.suppress(OSError):
-        (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
-        folder.rename(entry)
+        if digests := _digests(folder):  # a compiler whose disk is full leaves nothing, and says nothing
+            (folder / _DIGESTS).write_text(json.dumps(digests))
+            folder.rename(entry)
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         by_age = sorted(entry.parent.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True)

@@ -20,13 +20,15 @@ from ecea.runtime.inpaint import OnRows, Result, inpaint
 from ecea.runtime.paths import same_file
 from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report
-from ecea.runtime.stretch import parse_stretch
+from ecea.runtime.stretch import Stretch, parse_stretch
 from ecea.runtime.writer import check_destination
 
 COMMAND = "ecea-run"
 
 # Measured on two processors: two tiles side by side on one thread each take less than one after the other on two.
 DEFAULT_STREAMS = 2
+
+_MUCH = 0.5  # of a scene's values; those of clouds and snow lie outside any stretch
 
 app = new_app()
 
@@ -168,14 +170,18 @@ def closing_line(result: Result) -> str:
     if result.pixels_collar:
         parts.append(f"{result.pixels_collar:,} px of collar left")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    low, high, gamma = result.stretch
     parts += [
         f"tiles {result.tiles_run} run, {result.tiles_skipped + result.tiles_blind} skipped",
         stages,
-        f"stretch {low:g},{high:g},{gamma:g}",
+        f"stretch {Stretch(*result.stretch)}" + _outside(result.outside_stretch),
         _engine_used(result),
     ]
     return f"{result.destination}: {'; '.join(parts)}"
+
+
+def _outside(share: float) -> str:
+    """Says that a stretch is not the scene's, where it is not: what is filled then has nothing of its values."""
+    return f", {share:.0%} of the scene's values lie outside: is it meant for this scene?" if share > _MUCH else ""
 
 
 def _engine_used(result: Result) -> str:

@@ -48,6 +48,7 @@ class Result:
         pixels_collar: missing pixels outside the swath, left as they were.
         seconds: stage -> seconds of work in it; stages overlap, so they add up to more than ``total``.
         stretch: the values that stand for 0 and 1, and the gamma.
+        outside_stretch: share of the scene's valid values that lie outside these, 0 to 1, in a sample of them.
         engine, backend, arithmetic: what ran, and what it computed in but for layers that are quantized.
         passed_over: backend -> why ``auto`` did not take it.
         bundle, bundle_sha256: the bundle's path and the hash of its manifest.
@@ -66,6 +67,7 @@ class Result:
     pixels_collar: int
     seconds: dict[str, float]
     stretch: tuple[float, float, float]
+    outside_stretch: float
     engine: str
     backend: str
     arithmetic: str
@@ -146,6 +148,7 @@ def inpaint(
             pixels_collar=pixels.collar,
             seconds={**progress.seconds, "total": time.perf_counter() - start},
             stretch=(recipe.stretch.minimum, recipe.stretch.maximum, recipe.stretch.gamma),
+            outside_stretch=recipe.stretch.outside(seen.sample),
             engine=engine.engine,
             backend=engine.backend,
             arithmetic=engine.arithmetic,
@@ -221,9 +224,9 @@ def _read_rows(
         with progress.timed("reading"):
             rows = scene.read(top, min(top + _ROWS_AT_ONCE, scene.height))
             fill = seen.fill(rows)
-            pixels.collar += int(np.count_nonzero((rows.selected & ~fill).any(axis=0)))
             if everything:
                 fill = np.ones_like(fill)
+            pixels.collar += int(np.count_nonzero((rows.selected & ~fill).any(axis=0)))
         yield SceneRows(rows.top, rows.bands, rows.missing, fill, rows.declared)
 
 

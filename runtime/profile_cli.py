@@ -67,7 +67,7 @@ def main() -> None:
 def _print(measured: Profile) -> None:
     print(
         f"{measured.engine} on {measured.backend} in {measured.arithmetic}, {measured.threads} threads in "
-        f"{measured.streams} streams, {measured.machine}"
+        f"{measured.streams} {'stream' if measured.streams == 1 else 'streams'}, {measured.machine}"
     )
     print(f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms")
     for latency in measured.latencies:

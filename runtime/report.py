@@ -11,6 +11,7 @@ from ecea.runtime.engine import by_reason
 from ecea.runtime.errors import EceaError
 from ecea.runtime.inpaint import Result
 from ecea.runtime.picture import before_after
+from ecea.runtime.stretch import Stretch
 from ecea.runtime.writer import check_destination, whole_or_nothing
 
 _PAGE = """<!doctype html>
@@ -69,7 +70,7 @@ def _failure(error: Mapping[str, str]) -> str:
 def _facts(result: Result) -> list[tuple[str, str]]:
     facts = dataclasses.asdict(result)
     facts["seconds"] = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
-    facts["stretch"] = "{:g},{:g},{:g}".format(*result.stretch)
+    facts["stretch"] = str(Stretch(*result.stretch))
     facts["bands"] = ",".join(map(str, result.bands))
     facts["passed_over"] = "; ".join(f"{names}: {why}" for names, why in by_reason(result.passed_over)) or "none"
     return [

@@ -1,5 +1,6 @@
 """Between a scene's own values and the [0, 1] that the generator works in."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,13 @@ class Stretch:
             )
 
     def __str__(self) -> str:
-        return f"{self.minimum:g},{self.maximum:g},{self.gamma:g}"
+        # As many digits as it takes to read the same numbers again.
+        numbers = (self.minimum, self.maximum, self.gamma)
+        return ",".join(repr(float(number)).removesuffix(".0") for number in numbers)
+
+    def outside(self, values: npt.NDArray[Any]) -> float:
+        """The share of the values, of any shape, that are below the minimum or above the maximum, 0 to 1."""
+        return float(np.mean((values < self.minimum) | (values > self.maximum)))
 
     def to_unit(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Map values of any real dtype to float32 in [0, 1]; NaN gives 0."""
@@ -112,7 +119,9 @@ def automatic_stretch(dtype: np.dtype[Any], sample: npt.NDArray[Any]) -> Stretch
             f"values from {sample.min():g} to {sample.max():g} are too far apart to choose a stretch: give one with "
             "--stretch"
         )
-    return Stretch(float(low), float(maximum))
+    # To a hundred-thousandth of what lies between: short enough to be printed, given again, and be the same.
+    decimals = 5 - math.floor(math.log10(maximum - low))
+    return Stretch(round(float(low), decimals), round(float(maximum), decimals))
 
 
 def _avoid(

@@ -167,6 +167,31 @@ def test_a_damaged_entry_is_compiled_anew(
     assert compilations == [False, False, True]
 
 
+@pytest.mark.parametrize("what", ["file", "pipe", "pipe inside", "link"])
+def test_something_else_in_the_place_of_an_entry_gives_way(
+    what: str, cache: Path, tiny_bundle: Callable[..., Path], compilations: list[bool], tmp_path: Path
+) -> None:
+    bundle = tiny_bundle()
+    gap_value(bundle)
+    (entry,) = cache.iterdir()
+    if what == "pipe inside":
+        os.mkfifo(entry / "pipe")
+    else:
+        shutil.rmtree(entry)
+        places = {"file": entry.touch, "pipe": lambda: os.mkfifo(entry), "link": lambda: entry.symlink_to(tmp_path)}
+        places[what]()
+    assert [gap_value(bundle), gap_value(bundle)] == [0.25, 0.25]
+    assert compilations == [False, False, True]
+    assert tmp_path.is_dir()
+
+
+def test_an_entry_of_nothing_is_not_kept(cache: Path, model: Path) -> None:
+    """OpenVINO says nothing where the disk is full: it leaves no file."""
+    with entry_for(model, "", cache, "compiler") as entry:
+        assert entry is not None
+    assert list(cache.iterdir()) == []
+
+
 def test_an_entry_that_openvino_refuses_is_compiled_anew(
     cache: Path, tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,3 +201,19 @@ def test_a_stretch_is_found_for_a_scene_of_one_value(value):
 def test_values_too_far_apart_ask_for_a_stretch():
     with pytest.raises(RequestError, match="give one with --stretch"):
         automatic_stretch(np.dtype(np.float64), np.array([-1.7e308, 1.7e308]))
+
+
+def test_values_outside_are_counted_at_both_ends():
+    values = np.array([-1, 0, 50, 100, 101, 200], np.int16)
+    assert Stretch(0, 100).outside(values) == pytest.approx(3 / 6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    low=st.floats(-1e12, 1e12, allow_nan=False),
+    span=st.floats(1e-3, 1e9),
+    dtype=st.sampled_from([np.float64, np.int64]),
+)
+def test_an_automatic_stretch_is_the_same_when_what_is_printed_is_given(low, span, dtype):
+    chosen = automatic_stretch(np.dtype(dtype), np.linspace(low, low + span, 100).astype(dtype))
+    assert parse_stretch(str(chosen)) == chosen
