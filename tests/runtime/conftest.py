@@ -264,3 +264,11 @@ def world(
     monkeypatch.setattr(nvidia, "_LIBRARY", str(libcuda()))
     made = importlib.import_module("gpu_world").World(trt, monkeypatch, tmp_path)
     return made.with_graphs() if request.param == "graphs" else made.without_graphs()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``$ECEA_CACHE``, which does not exist yet."""
+    folder = tmp_path / "compiled"
+    monkeypatch.setenv("ECEA_CACHE", str(folder))
+    return folder
