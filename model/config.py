@@ -8,6 +8,9 @@ from ecea.model.errors import CheckpointError
 
 DEFAULT_NUM_HEADS = (1, 2, 4, 8)
 
+# The tensor that only a refining generator has.
+RESIDUAL_SCALE = "residual_scale"
+
 # Tokens along the side of the first level. With 8 the last level has one token, which InstanceNorm refuses.
 MIN_GRID = 16
 
@@ -27,6 +30,8 @@ class GeneratorConfig:
         embed_dim: channels at the first level; they double at each of the three below.
         depth: attention blocks at each level.
         num_heads: attention heads at each level; the only one that a checkpoint does not fix.
+        refine: whether it refines a smooth fill (:mod:`ecea.model.refinement`) instead of drawing from nothing, as
+            published; such a checkpoint holds one tensor more, ``residual_scale``.
     """
 
     img_size: int = 256
@@ -36,6 +41,7 @@ class GeneratorConfig:
     embed_dim: int = 64
     depth: tuple[int, ...] = (1, 2, 3, 4)
     num_heads: tuple[int, ...] = DEFAULT_NUM_HEADS
+    refine: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -77,6 +83,7 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], num_heads: Sequence[
         embed_dim=embed_dim,
         depth=tuple(_count_blocks(shapes, encoder) for encoder in ENCODERS),
         num_heads=tuple(DEFAULT_NUM_HEADS if num_heads is None else num_heads),
+        refine=RESIDUAL_SCALE in shapes,
     )
     if len(config.num_heads) != 4 or any(
         heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ecea.kernels.eager import expectation_attention
-from ecea.model.config import GeneratorConfig
+from ecea.model.config import RESIDUAL_SCALE, GeneratorConfig
 from ecea.model.layers import (
     Attention,
     Downsample,
@@ -16,13 +16,15 @@ from ecea.model.layers import (
     map_to_tokens,
     tokens_to_map,
 )
+from ecea.model.refinement import NEUTRAL, smooth_fill
 from ecea.model.regularization import NONE, Regularization
 
 
 class Generator(nn.Module):
     """Fill the gaps of an image tile and of its edge map.
 
-    Parameters carry the published names and shapes, so published checkpoints load unchanged.
+    Parameters carry the published names and shapes, so published checkpoints load unchanged. With ``config.refine`` the
+    same network refines a smooth fill, which is not published (:mod:`ecea.model.refinement`).
 
     Args:
         config: the shape of the network.
@@ -38,6 +40,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.residual_scale: Tensor
         grids, widths = config.grids, config.widths
         tokens = [grid * grid for grid in grids]
 
@@ -85,6 +88,8 @@ class Generator(nn.Module):
         self.out_s_patch_embed = PatchEmbed(1, config.patch_size, widths[0])
         self.out_concat = token_mixer(0)
         self.out = Head(grids[0], widths[0], config.out_c)
+        if config.refine:
+            self.register_buffer(RESIDUAL_SCALE, torch.ones(()))
 
     def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Inpaint a batch of tiles.
@@ -96,8 +101,17 @@ class Generator(nn.Module):
 
         Returns:
             The image (B, out_c, S, S) and its edge map (B, 1, S, S), values in (0, tanh 1 = 0.7616): the
-            head's ``(tanh + 1) / 2`` is followed by one more tanh, as published.
+            head's ``(tanh + 1) / 2`` is followed by one more tanh, as published. The image of a refining generator
+            is in [0, 1]: what it draws is added to a smooth fill.
         """
+        if not self.config.refine:
+            return self._draw(image, edge, mask)
+        filled = smooth_fill(image, mask)
+        drawn, out_edge = self._draw(filled, edge, mask)
+        return (filled + self.residual_scale * (drawn - NEUTRAL)).clamp(0, 1), out_edge
+
+    def _draw(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The published network."""
         x64, e64 = self.patch_embed(torch.cat([image, mask], dim=1)), self.patch_embed_s(edge)
         x64 = self.encoder64(x64, e64)
         e32 = self.downsample32_s(e64)

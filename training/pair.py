@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ecea.model import Generator
+from ecea.model.refinement import smooth_fill
 from ecea.runtime.errors import EceaError
 from ecea.training import losses
 from ecea.training.attention import TrainingAttention
 from ecea.training.data.tiles import Batch
 from ecea.training.discriminator import Discriminator
-from ecea.training.initialization import initialize
+from ecea.training.initialization import begin_as_smooth_fill, initialize
 from ecea.training.options import TrainingOptions
 from ecea.training.vgg import VggFeatures
 
@@ -35,12 +36,15 @@ class Pair:
         options: of the run.
         fabric: launched.
         vgg: for the perceptual and the style term; None leaves them out.
+        start: the weights that the generator begins with; None for the published ones, drawn at random.
     """
 
-    def __init__(self, options: TrainingOptions, fabric: Fabric, vgg: VggFeatures | None) -> None:
+    def __init__(
+        self, options: TrainingOptions, fabric: Fabric, vgg: VggFeatures | None, start: Generator | None = None
+    ) -> None:
         self._options = options
         self._fabric = fabric
-        self.generator, self.discriminator = _build(options)
+        self.generator, self.discriminator = _build(options, start)
         self.average: AveragedModel | None = None
         if options.ema:
             averaging = get_ema_multi_avg_fn(options.ema)
@@ -74,7 +78,7 @@ class Pair:
         terms = self._terms(batch, made, made_edge)
         loss = losses.total(terms, self._options.weights)
         self._check(loss, "generator", terms, batch)
-        self._learn(self._generator_adam, loss, rate)
+        self._learn(self._generator, self._generator_adam, loss, rate)
         if self.average is not None:
             self.average.update_parameters(self.generator)
         reported = {"generator": loss, **terms}
@@ -116,6 +120,9 @@ class Pair:
             terms["perceptual"] = losses.perceptual(made_features, features)
             terms["style"] = losses.style(made_features, features)
         terms["l1"] = losses.weighted_l1(made, target, batch["mask"], self._options.gap_weight)
+        if self._options.weights.relative:
+            smooth = smooth_fill(batch["image"], batch["mask"])
+            terms["relative"] = losses.relative_error(made, target, smooth, batch["mask"])
         terms["edge"] = F.l1_loss(made_edge, batch["target_edge"])
         return terms
 
@@ -125,14 +132,16 @@ class Pair:
         judgements = self._discriminator(torch.cat([made, batch["target"]]))
         loss = losses.discriminator_loss(*judgements.float().chunk(2))
         self._check(loss, "discriminator", {}, batch)
-        self._learn(self._discriminator_adam, loss, rate)
+        self._learn(self._discriminator, self._discriminator_adam, loss, rate)
         return loss
 
-    def _learn(self, adam: Any, loss: Tensor, rate: float) -> None:
+    def _learn(self, network: Any, adam: Any, loss: Tensor, rate: float) -> None:
         for group in adam.param_groups:
             group["lr"] = group["initial_lr"] * rate
         adam.zero_grad()
         self._fabric.backward(loss)
+        if self._options.clip_gradient:
+            self._fabric.clip_gradients(network, adam, max_norm=self._options.clip_gradient)
         adam.step()
 
     def _check(self, loss: Tensor, whose: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
@@ -148,10 +157,15 @@ class Pair:
         )
 
 
-def _build(options: TrainingOptions) -> tuple[Generator, Discriminator | None]:
+def _build(options: TrainingOptions, start: Generator | None) -> tuple[Generator, Discriminator | None]:
     attention = TrainingAttention(options.regularization.attention)
     generator = Generator(options.config, attention, options.regularization)
-    initialize(generator)
+    if options.config.refine:
+        begin_as_smooth_fill(generator)
+    else:
+        initialize(generator)
+    if start is not None:
+        generator.load_state_dict(start.state_dict())
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on a processor, measured
     if not options.weights.adversarial:
         return generator, None
@@ -161,7 +175,8 @@ def _build(options: TrainingOptions) -> tuple[Generator, Discriminator | None]:
 
 
 def _adam(network: nn.Module, options: TrainingOptions, rate: float) -> torch.optim.Adam:
-    group = {"params": list(network.parameters()), "initial_lr": rate}
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    group = {"params": learned, "initial_lr": rate}
     return torch.optim.Adam([group], lr=rate, betas=options.betas, weight_decay=options.weight_decay)
 
 

@@ -1,11 +1,13 @@
 """From what a user asks for to a trainer that is ready to run."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ecea.model import CheckpointError, Generator, load_generator
 from ecea.runtime.errors import RequestError
 from ecea.runtime.scene import DEFAULT_BANDS
 from ecea.runtime.stretch import Stretch
@@ -62,6 +64,7 @@ def prepare(
     output: Path,
     *,
     vgg: Path | None = None,
+    start_from: Path | None = None,
     device: str = "auto",
     devices: int = 1,
     resume: bool = False,
@@ -73,6 +76,7 @@ def prepare(
         request: on what.
         output: the run's folder.
         vgg: a file with VGG-19's weights.
+        start_from: a checkpoint of the same configuration to begin with; None for weights drawn at random.
         device, devices: see :func:`ecea.training.hardware.launch`.
         resume: go on with the run in ``output``.
 
@@ -82,10 +86,11 @@ def prepare(
     checkpoints = Checkpoints(output, resume)
     data = load_data(request, options.config.img_size, options.seed)
     features = _load_features(vgg, options)
+    start = _load_start(start_from, options) if start_from is not None and not resume else None
     fabric = launch(device, devices, options.precision)
-    trainer = Trainer(options, data, checkpoints, fabric, vgg=features, resume=resume)
+    trainer = Trainer(options, data, checkpoints, fabric, vgg=features, start=start, resume=resume)
     lines = [
-        _describe_network(trainer, options),
+        _describe_network(trainer, options, start_from),
         *_describe_data(data, len(trainer.tiles), options),
         _describe_loss(options, features),
         f"device      {_device_name(fabric.device)}{f' x {devices}' if devices > 1 else ''}, {options.precision}",
@@ -127,9 +132,25 @@ def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | 
     return load_vgg(vgg)
 
 
-def _describe_network(trainer: Trainer, options: TrainingOptions) -> str:
+def _load_start(path: Path, options: TrainingOptions) -> Generator:
+    try:
+        generator = load_generator(path, options.config.num_heads)
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
+    wanted, found = dataclasses.asdict(options.config), dataclasses.asdict(generator.config)
+    if unlike := [name for name in wanted if wanted[name] != found[name]]:
+        differences = ", ".join(f"{name} {found[name]} where {wanted[name]} was asked for" for name in unlike)
+        raise RequestError(
+            f"{path}: is a generator of another configuration ({differences}): ask for the one that it has"
+        )
+    return generator
+
+
+def _describe_network(trainer: Trainer, options: TrainingOptions, start_from: Path | None) -> str:
     count = sum(parameter.numel() for parameter in trainer.generator.parameters())
-    return f"generator   {count / 1e6:.2f} M parameters, tiles of {options.config.img_size} px"
+    refines = ", refines a smooth fill" if options.config.refine else ""
+    start = f", starts from {start_from}" if start_from is not None else ""
+    return f"generator   {count / 1e6:.2f} M parameters, tiles of {options.config.img_size} px{refines}{start}"
 
 
 def _describe_data(data: Data, tiles: int, options: TrainingOptions) -> list[str]:
@@ -147,7 +168,12 @@ def _describe_data(data: Data, tiles: int, options: TrainingOptions) -> list[str
 
 def _describe_loss(options: TrainingOptions, vgg: VggFeatures | None) -> str:
     weights = options.weights
-    terms = {"adversarial": weights.adversarial, "L1": weights.l1, "edge L1": weights.edge}
+    terms = {
+        "adversarial": weights.adversarial,
+        "L1": weights.l1,
+        "edge L1": weights.edge,
+        "relative": weights.relative,
+    }
     off = ""
     if vgg is not None:
         terms |= {"perceptual": weights.perceptual, "style": weights.style}

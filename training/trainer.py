@@ -89,6 +89,7 @@ class Trainer:
         checkpoints: where it goes.
         fabric: launched; the device, the precision and the processes.
         vgg: for two of the terms; None leaves them out.
+        start: the weights to begin with; None draws them at random.
         resume: whether to go on with the run that ``checkpoints`` holds.
 
     Attributes:
@@ -107,6 +108,7 @@ class Trainer:
         fabric: Fabric,
         *,
         vgg: VggFeatures | None = None,
+        start: Generator | None = None,
         resume: bool = False,
     ) -> None:
         self._options, self._data, self._checkpoints, self._fabric = options, data, checkpoints, fabric
@@ -120,7 +122,7 @@ class Trainer:
             )
         self._fixed = options.fixed() | data.fixed() | {"vgg": vgg is not None, "processes": fabric.world_size}
         torch.manual_seed(options.seed)
-        self._pair = Pair(options, fabric, vgg)
+        self._pair = Pair(options, fabric, vgg, start)
         self.first_epoch = 1
         if resume:
             state = checkpoints.load(self._fixed)

@@ -26,8 +26,9 @@ def shapes_of(config: GeneratorConfig) -> Shapes:
         SMALL,
         GeneratorConfig(img_size=96, embed_dim=8, depth=(2, 1, 1, 1)),
         GeneratorConfig(img_size=64, in_c=8, out_c=7, embed_dim=24, depth=(1, 1, 1, 1)),
+        GeneratorConfig(img_size=64, embed_dim=16, refine=True),
     ],
-    ids=["published", "small", "96 px", "seven bands"],
+    ids=["published", "small", "96 px", "seven bands", "refining"],
 )
 def test_a_configuration_comes_back_from_its_shapes(config: GeneratorConfig) -> None:
     assert config_from_shapes(shapes_of(config)) == config

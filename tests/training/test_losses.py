@@ -18,6 +18,7 @@ from ecea.training.losses import (
     discriminator_loss,
     gram,
     perceptual,
+    relative_error,
     style,
     total,
     weighted_l1,
@@ -65,6 +66,18 @@ def test_gap_weight_is_a_weighted_mean() -> None:
     assert float(weighted_l1(made, real, mask)) == pytest.approx(0.125)
     assert float(weighted_l1(made, real, mask, 5.0)) == pytest.approx((5 * 0.4 + 0.1) / (5 + 3))
     assert float(weighted_l1(made, real, mask, 1e9)) == pytest.approx(0.4)
+
+
+def test_relative_error_is_the_share_of_the_smooth_fill_s_that_is_left() -> None:
+    """Two tiles of unlike roughness, each with half its error left, and one that is as it was."""
+    mask = torch.tensor([1.0, 1, 0, 0]).reshape(1, 1, 2, 2).expand(3, 1, 2, 2)
+    real, smooth = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2) * torch.tensor([0.5, 50, 50]).reshape(3, 1, 1, 1)
+    made = smooth * torch.tensor([0.5, 0.5, 1]).reshape(3, 1, 1, 1)
+    made[:, :, 1] = 7  # outside the gap
+    assert float(relative_error(made, real, smooth, mask)) == pytest.approx((0.25 + 0.25 + 1) / 3, rel=1e-3)
+    # Where nothing was wrong, an error of a hundredth counts as one.
+    nothing = torch.zeros(1, 1, 2, 2)
+    assert float(relative_error(nothing + 0.01, nothing, nothing, mask[:1])) == pytest.approx(1)
 
 
 def test_discriminator_has_the_published_shape() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from ecea.model import GeneratorConfig, load_generator
+from ecea.model.refinement import smooth_fill
 from ecea.model.regularization import NONE
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.training.losses import LossWeights
@@ -36,7 +38,7 @@ def options(**changes: Any) -> TrainingOptions:
 
 def run(chosen: TrainingOptions, data: Path, output: Path, **more: Any) -> list[str]:
     """Train on the CPU; the lines that it says."""
-    how = {name: more.pop(name) for name in ("vgg", "resume") if name in more}
+    how = {name: more.pop(name) for name in ("vgg", "resume", "start_from") if name in more}
     said: list[str] = []
     request = DataRequest([str(data)], **{"tiles_per_epoch": 4, **more})
     prepare(chosen, request, output, device="cpu", **how).trainer.run(said.append, lambda step: None)
@@ -87,6 +89,55 @@ def test_a_run_learns(patches: Path, tmp_path: Path) -> None:
     psnrs = [float(line.split(": ")[1].split(" dB")[0]) for line in said]
     assert len(psnrs) == 4
     assert psnrs[-1] > psnrs[0] + 3
+
+
+def refining(**changes: Any) -> TrainingOptions:
+    weights = LossWeights(adversarial=0, l1=0, edge=0.5, relative=5)
+    return options(config=replace(TINY, refine=True), weights=weights, regularization=NONE, **changes)
+
+
+def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, tmp_path: Path) -> None:
+    chosen = refining(lr=2e-3, betas=(0.9, 0.99), clip_gradient=1.0, save_every=1)
+    trainer = prepare(chosen, DataRequest([str(patches)], tiles_per_epoch=10), tmp_path / "out", device="cpu").trainer
+    start = {name: tensor.clone() for name, tensor in trainer.generator.state_dict().items()}
+    tile = trainer.tiles[1, 0]
+    inputs = [tile[name][None] for name in ("image", "edge", "mask")]
+    smooth = smooth_fill(inputs[0], inputs[2])
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.generator(*inputs)[0], smooth, atol=1e-6, rtol=0)
+    said: list[str] = []
+    trainer.run(said.append, lambda step: None)
+    left = [float(line.split("relative ")[1].split(",")[0]) for line in said]
+    assert left[-1] < 0.9 * left[0]
+    trained = load_generator(tmp_path / "out" / "G_4.pth")
+    assert trained.config.refine
+    # What is the same at every place stays so.
+    for name, tensor in trained.state_dict().items():
+        fixed = name.endswith("pos_embed") or name.startswith(("concat", "out_concat"))
+        assert not fixed or torch.equal(tensor, start[name]), name
+
+
+def test_a_run_may_start_from_a_checkpoint(patches: Path, tmp_path: Path) -> None:
+    run(refining(epochs=2), patches, tmp_path / "first")
+    first = tmp_path / "first" / "G_2.pth"
+    run(refining(epochs=1, lr=1e-9), patches, tmp_path / "second", start_from=first)
+    a, b = read(first), read(tmp_path / "second" / "G_1.pth")
+    assert torch.allclose(a["patch_embed.proj.weight"], b["patch_embed.proj.weight"], atol=1e-6)
+    with pytest.raises(RequestError, match=r"G_2\.pth: is a generator of another configuration \(refine True where"):
+        run(options(epochs=1), patches, tmp_path / "third", start_from=first)
+    with pytest.raises(RequestError, match="does not exist"):
+        run(options(epochs=1), patches, tmp_path / "third", start_from=tmp_path / "none.pth")
+    assert not (tmp_path / "third").exists()
+
+
+def test_gradients_are_clipped(patches: Path, tmp_path: Path) -> None:
+    """Adam takes steps of one size whatever the gradient's; what it remembers of its square tells."""
+    squares = {}
+    for norm in (0.0, 1e-3):
+        run(options(epochs=1, clip_gradient=norm, weight_decay=0.0), patches, tmp_path / str(norm))
+        state = torch.load(tmp_path / str(norm) / "training.pth", weights_only=True)["pair"]["generator_adam"]["state"]
+        squares[norm] = sum(float(entry["exp_avg_sq"].sum()) for entry in state.values())
+    assert squares[1e-3] <= 2 * (1e-3) ** 2 * (1 - 0.9995) * 1.01 < squares[0.0]
 
 
 @pytest.mark.slow

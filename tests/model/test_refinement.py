@@ -1,0 +1,148 @@
+"""A smooth fill, and the generator that refines it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecea.model import Generator, GeneratorConfig
+from ecea.model.refinement import NEUTRAL, smooth_fill
+from ecea.model.untrained import untrained_state_dict
+from ecea.runtime.sample import terrain
+
+SIZE = 32
+PLAIN = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1))
+REFINING = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1), refine=True)
+
+
+def stripes(size: int, width: int, period: int = 33) -> Tensor:
+    return ((torch.arange(size) % period) < width).float()[None, None, :, None].expand(1, 1, size, size)
+
+
+def laplace(image: Tensor, gaps: Tensor) -> Tensor:
+    """What a fill by means of 3 x 3 pixels comes to in the end: (H, W), solved as a system of equations."""
+    height, width = image.shape
+    inside = gaps.flatten().numpy()
+    matrix, right = np.eye(inside.size), image.flatten().numpy().astype(np.float64).copy()
+    for place in np.flatnonzero(inside):
+        row, column = divmod(int(place), width)
+        near = [
+            r * width + c
+            for r in range(max(0, row - 1), min(height, row + 2))
+            for c in range(max(0, column - 1), min(width, column + 2))
+        ]
+        matrix[place, near] -= 1 / len(near)
+        right[place] = 0
+    return torch.from_numpy(np.linalg.solve(matrix, right).reshape(height, width)).float()
+
+
+@given(seed=st.integers(0, 2**31), share=st.floats(0, 1), size=st.sampled_from([16, 24, 40]))
+@settings(max_examples=25, deadline=None)
+def test_what_is_known_stays_and_what_is_filled_is_in_its_range(seed: int, share: float, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(2, 3, size, size, generator=generator)
+    mask = (torch.rand(2, 1, size, size, generator=generator) < share).float()
+    filled = smooth_fill(image, mask)
+    known = (mask == 0).expand_as(image)
+    assert torch.equal(filled[known], image[known])
+    for tile in range(2):
+        for band in range(3):
+            there = image[tile, band][mask[tile, 0] == 0]
+            if there.numel():
+                assert filled[tile, band].min() >= there.min() - 1e-6
+                assert filled[tile, band].max() <= there.max() + 1e-6
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=10, deadline=None)
+def test_what_stands_in_gaps_is_not_looked_at(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(1, 3, SIZE, SIZE, generator=generator)
+    mask = stripes(SIZE, 6, 16)
+    other = torch.where(mask > 0, torch.rand(image.shape, generator=generator), image)
+    assert torch.equal(smooth_fill(image, mask), smooth_fill(other, mask))
+
+
+def test_a_tile_that_is_missing_altogether_is_filled_with_0() -> None:
+    assert torch.equal(
+        smooth_fill(torch.ones(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)), torch.zeros(1, 3, SIZE, SIZE)
+    )
+
+
+@pytest.mark.parametrize(("width", "share"), [(2, 0.1), (8, 0.2), (14, 0.4)])
+def test_it_is_near_the_solution_of_laplaces_equation(width: int, share: float) -> None:
+    """Compared with how far the mean of all that is known is from it."""
+    image = torch.from_numpy(terrain(SIZE, SIZE, seed=4)[:1].copy())
+    mask = stripes(SIZE, width, 20)
+    filled = smooth_fill(image[None], mask)[0, 0]
+    solution = laplace(image[0], mask[0, 0] > 0)
+    mean = image[0][mask[0, 0] == 0].mean()
+    distance = (filled - solution)[mask[0, 0] > 0].square().mean().sqrt()
+    assert distance < share * (mean - solution)[mask[0, 0] > 0].square().mean().sqrt()
+
+
+def test_a_brightness_that_rises_evenly_is_continued_through_a_stripe() -> None:
+    ramp = torch.linspace(0.2, 0.8, 64)[:, None].expand(1, 1, 64, 64)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 28:36] = 1
+    filled = smooth_fill(ramp, mask)[0, 0, :, 32]
+    assert all(low < high for low, high in pairwise(filled.tolist()))
+    assert (filled - ramp[0, 0, :, 32]).abs().max() < 0.02
+
+
+def generator(config: GeneratorConfig) -> Generator:
+    made = Generator(config)
+    made.load_state_dict(untrained_state_dict(config, seed=3))
+    return made.eval()
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    image = torch.from_numpy(terrain(64, 64, seed=1))[None]
+    mask = stripes(64, 9)
+    return image * (1 - mask), torch.zeros(1, 1, 64, 64), mask
+
+
+def test_a_refining_generator_is_the_published_one_on_the_smooth_fill() -> None:
+    image, edge, mask = inputs()
+    smooth = smooth_fill(image, mask)
+    with torch.no_grad():
+        drawn, drawn_edge = generator(PLAIN)(smooth, edge, mask)
+        out, out_edge = generator(REFINING)(image, edge, mask)
+    assert torch.equal(out_edge, drawn_edge)
+    torch.testing.assert_close(out, (smooth + drawn - NEUTRAL).clamp(0, 1))
+    assert not torch.equal(out, smooth)
+
+
+def test_a_silent_last_layer_leaves_the_smooth_fill() -> None:
+    image, edge, mask = inputs()
+    silent = generator(REFINING)
+    nn.init.zeros_(silent.out.block8[2].weight)
+    nn.init.zeros_(silent.out.block8[2].bias)
+    with torch.no_grad():
+        out, _ = silent(image, edge, mask)
+    torch.testing.assert_close(out, smooth_fill(image, mask), atol=1e-6, rtol=0)
+
+
+def test_it_reaches_what_is_brighter_than_the_published_ceiling() -> None:
+    bright = torch.full((1, 3, 64, 64), 0.95)
+    _, edge, mask = inputs()
+    with torch.no_grad():
+        out, _ = generator(REFINING)(bright * (1 - mask), edge, mask)
+        published, _ = generator(PLAIN)(bright * (1 - mask), edge, mask)
+    assert published.max() < 0.7616 < out.max() <= 1
+
+
+def test_the_checkpoint_has_one_tensor_more_and_a_scale_of_0_changes_nothing() -> None:
+    plain, refining = untrained_state_dict(PLAIN, seed=3), untrained_state_dict(REFINING, seed=3)
+    assert refining.keys() - plain.keys() == {"residual_scale"}
+    assert F.l1_loss(refining["residual_scale"], torch.tensor(1.0)) == 0
+    image, edge, mask = inputs()
+    still = generator(REFINING)
+    still.residual_scale.zero_()
+    with torch.no_grad():
+        assert torch.equal(still(image, edge, mask)[0], smooth_fill(image, mask))
