@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.fill import fillnodata
 from scipy.ndimage import distance_transform_edt
+from scipy.sparse import coo_array
+from scipy.sparse.linalg import splu
 
 from ecea.runtime.masks import Mask
 from ecea.runtime.stretch import Stretch
@@ -45,11 +47,40 @@ def fill_nearest(values: Values, missing: Mask, stretch: Stretch) -> Values:
     return values[:, rows, columns]
 
 
+def fill_laplace(values: Values, missing: Mask, stretch: Stretch) -> Values:
+    """The solution of Laplace's equation: each missing pixel is the mean of its four neighbours (two at a corner)."""
+    count = np.count_nonzero(missing)
+    number = np.full(missing.shape, -1)
+    number[missing] = np.arange(count)
+    rows, columns = np.nonzero(missing)
+    degree = np.zeros(count)
+    known = np.zeros((len(values), count))
+    links = []
+    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        there = (rows + down >= 0) & (rows + down < missing.shape[0])
+        there &= (columns + right >= 0) & (columns + right < missing.shape[1])
+        pixels = np.flatnonzero(there)
+        near = rows[pixels] + down, columns[pixels] + right
+        degree += there
+        is_gap = missing[near]
+        known[:, pixels[~is_gap]] += values[:, near[0][~is_gap], near[1][~is_gap]]
+        links.append((pixels[is_gap], number[near][is_gap]))
+    first, second = (np.concatenate(part) for part in zip(*links, strict=True))
+    every = np.arange(count)
+    entries = np.concatenate([degree, np.full(len(first), -1.0)])
+    places = np.concatenate([every, first]), np.concatenate([every, second])
+    solution = splu(coo_array((entries, places), shape=(count, count)).tocsc()).solve(known.T)
+    filled = values.astype(np.float64)
+    filled[:, missing] = solution.T
+    return filled
+
+
 BASELINES: dict[str, Baseline] = {
     "telea": fill_telea,
     "navier-stokes": fill_navier_stokes,
     "fillnodata": fill_fillnodata,
     "nearest": fill_nearest,
+    "laplace": fill_laplace,
 }
 
 
