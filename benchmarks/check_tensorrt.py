@@ -30,13 +30,13 @@ from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.plans.builder import Build, Plan, PlanError, build_plan
 from ecea.export.plans.bundling import ATTENTION, BACKEND, build_plans, prove_plans
 from ecea.export.plans.machine import Machine, find_machine
-from ecea.export.plans.messages import Messages
 from ecea.export.plans.network import BODY, PLUGIN, STANDARD, read_network
 from ecea.export.plans.rebuild import rebuild_plans
 from ecea.export.trace import OUTPUTS
 from ecea.kernels import ahead_of_time, plugin
 from ecea.model import GeneratorConfig
 from ecea.model.untrained import untrained_state_dict
+from ecea.runtime.backends.tensorrt_library import Messages
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
@@ -135,7 +135,7 @@ def parser_takes_plugin(bench: Bench) -> str:
     for engine in ("fp16", "int8"):
         network = read_network(bench.bundle / f"generator.{engine}.onnx", 1)
         plugin.register(bench.machine.gpu.architecture)
-        build = Build(bench.machine, network, engine, Messages(bench.machine.trt))
+        build = Build(bench.machine, network, engine, Messages(bench.machine.trt, every_error_ends=False))
         build.parse(build.start())
     return f"{len(network.attention)} nodes in each"
 

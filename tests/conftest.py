@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,3 +97,32 @@ def golden_network(
         )
 
     return load
+
+
+@pytest.fixture(scope="module")
+def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """TensorRT's genuine bindings, and ``tests/fakes`` on the search path.
+
+    Other tests find ``tensorrt`` as it was before.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "fakes")
+        yield importlib.import_module("tensorrt_stubs").load(tmp_path_factory.mktemp("stubs"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``libcuda(init=0, count=1)``: a driver that answers so when it is asked for GPUs, and can do nothing else."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("libcuda")
+
+    def make(init: int = 0, count: int = 1) -> Path:
+        path = folder / f"libcuda-{init}-{count}.so"
+        text = f"int cuInit(unsigned f){{return {init};}} int cuDeviceGetCount(int*n){{*n={count};return 0;}}"
+        subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", path, "-"], input=text.encode(), check=True)
+        return path
+
+    return make

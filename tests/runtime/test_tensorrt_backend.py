@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecea.runtime import inpaint
-from ecea.runtime.backends import tensorrt, tensorrt_plans
+from ecea.runtime.backends import tensorrt
 
 SIZE = 32
 
@@ -135,23 +134,6 @@ def test_layers_are_timed(world: Any) -> None:
             ("shade", "", 0.001),
         ]
     assert world.gpu.violations == []
-
-
-def test_the_recorder_and_the_logger_are_what_tensorrt_asks_for(trt: ModuleType) -> None:
-    errors = tensorrt_plans.Errors()
-    logger, recorder = tensorrt_plans.listeners(trt, errors)
-    asked = {name for name, _ in inspect.getmembers(trt.IErrorRecorder, callable) if not name.startswith("_")}
-    assert asked <= set(vars(type(recorder)))
-    assert "log" in vars(type(logger))
-    logger.log(trt.ILogger.Severity.WARNING, "slow")
-    logger.log(trt.ILogger.Severity.ERROR, "bad")
-    assert errors.first("nothing") == "bad"
-    assert recorder.report_error(trt.ErrorCodeTRT.FAILED_ALLOCATION, "out of memory") is True
-    assert (recorder.num_errors(), recorder.has_overflowed()) == (1, False)
-    assert recorder.get_error_code(0) == trt.ErrorCodeTRT.FAILED_ALLOCATION
-    assert recorder.get_error_desc(0) == errors.first("nothing") == "out of memory"
-    recorder.clear()
-    assert errors.first("nothing") == "nothing"
 
 
 def test_the_fake_of_pycuda_is_called_as_pycuda_is(trt: ModuleType) -> None:

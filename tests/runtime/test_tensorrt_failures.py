@@ -15,6 +15,7 @@ import pytest
 
 from ecea.runtime import EceaError, RequestError, inpaint
 from ecea.runtime.backends import cuda_device, nvidia, tensorrt_plans
+from ecea.runtime.backends.tensorrt_library import Messages
 from ecea.runtime.errors import BackendUnavailable
 
 SIZE = 32
@@ -215,7 +216,7 @@ def test_the_bindings_without_their_library(trt: ModuleType) -> None:
     if "tensorrt_libs" in sys.modules:
         pytest.skip("the library is here")
     with pytest.raises(BackendUnavailable, match="TensorRT does not start"):
-        tensorrt_plans.Plans(trt, Path(), {}, tensorrt_plans.Errors())
+        tensorrt_plans.Plans(trt, Path(), {}, Messages(trt))
 
 
 def test_a_bundle_without_plans_is_told_how_to_build_them(world: Any) -> None:

@@ -82,7 +82,7 @@ def bench(
 ) -> Any:
     """A bench on TensorRT's fakes."""
     monkeypatch.setitem(BACKENDS, "tensorrt", Backend(lambda model, settings: Session(model), lambda *_: []))
-    monkeypatch.setattr(rebuild, "machine_if", lambda wanted: (world.machine, ""))
+    monkeypatch.setattr(rebuild, "required_machine", lambda: world.machine)
     monkeypatch.setattr(rebuild, "tile_sources", lambda *_: contextlib.nullcontext([]))
     monkeypatch.setattr(rebuild, "parity_tiles", lambda _: small.tiles)
     made = script.Bench(world.machine, tmp_path, script.SMALL, lambda line: None)

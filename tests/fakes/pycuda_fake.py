@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -337,6 +338,15 @@ def driver_of(gpu: Gpu) -> ModuleType:
     vars(module).update({name: value for name, value in locals().items() if name not in ("gpu", "module")})
     vars(module).update(Error=Error, LogicError=LogicError, MemoryError=OutOfMemory)
     return module
+
+
+def install(gpu: Gpu, monkeypatch: Any) -> None:
+    """Let ``pycuda.driver`` be the fake."""
+    package = ModuleType("pycuda")
+    package.__path__ = []  # a package, whose modules may be missing
+    package.driver = driver_of(gpu)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
 
 
 def parameters(line: str) -> list[tuple[str, bool]]:
