@@ -114,15 +114,35 @@ def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="session")
 def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``libcuda(init=0, count=1)``: a driver that answers so when it is asked for GPUs, and can do nothing else."""
+    """``libcuda(init=0, count=1, free=None)``: a driver that answers so when it is asked for GPUs and their memory.
+
+    It can do nothing else; ``held_contexts()`` of it are those that were not given back. With ``soname``, a process
+    that has loaded it finds it by that name too.
+    """
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("libcuda")
 
-    def make(init: int = 0, count: int = 1) -> Path:
-        path = folder / f"libcuda-{init}-{count}.so"
-        text = f"int cuInit(unsigned f){{return {init};}} int cuDeviceGetCount(int*n){{*n={count};return 0;}}"
-        subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", path, "-"], input=text.encode(), check=True)
+    def make(init: int = 0, count: int = 1, free: int | None = None, soname: str = "") -> Path:
+        path = folder / f"libcuda-{init}-{count}-{free}-{soname}.so"
+        text = f"""
+            static int held, current;
+            int held_contexts(void) {{ return held + current; }}
+            int cuInit(unsigned flags) {{ return {init}; }}
+            int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}
+            int cuDeviceGet(int *device, int number) {{ *device = number; return 0; }}
+            int cuDevicePrimaryCtxRetain(void **context, int device) {{ held++; *context = &held; return 0; }}
+            int cuDevicePrimaryCtxRelease_v2(int device) {{ held--; return 0; }}
+            int cuCtxPushCurrent_v2(void *context) {{ if (context != &held) return 201; current++; return 0; }}
+            int cuCtxPopCurrent_v2(void **context) {{ current--; return 0; }}
+            int cuMemGetInfo_v2(unsigned long *free, unsigned long *total) {{
+                if (!current || {int(free is None)}) return 201;
+                *free = {free or 0}ul; *total = 80ul << 30; return 0;
+            }}
+        """
+        named = [f"-Wl,-soname,{soname}"] if soname else []
+        command = ["cc", "-x", "c", "-shared", "-fPIC", *named, "-o", path, "-"]
+        subprocess.run(command, input=text.encode(), check=True)
         return path
 
     return make
