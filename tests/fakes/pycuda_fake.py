@@ -64,6 +64,7 @@ class Gpu:
         failures: name of a call -> the exceptions that its next calls raise; None lets one pass.
         broken: an error from which the GPU does not recover has happened: every call fails.
         released: what was released, in that order.
+        clock: seconds that its work has taken, of work that says so.
         violations: what a real GPU or pycuda would have punished later, and elsewhere.
     """
 
@@ -76,6 +77,7 @@ class Gpu:
         self.broken: Exception | None = None
         self.calls: list[str] = []
         self.released: list[str] = []
+        self.clock = 0.0
         self.violations: list[str] = []
         self.blocks: dict[int, np.ndarray] = {}
         self.pinned = 0

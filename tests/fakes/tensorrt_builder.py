@@ -8,6 +8,7 @@ and that tells the layers' types as they stand in the ONNX file.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +28,8 @@ GPU = machine_module.Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.95.05")
 FREE = 60 << 30
 NEEDED = 128 << 20  # bytes, of any build
 
+NO_KERNEL = "could not find any implementation for node"
+
 TYPE_NAMES = {TensorProto.FLOAT: "Float", TensorProto.FLOAT16: "Half", TensorProto.INT8: "Int8"}
 
 
@@ -44,10 +47,12 @@ class World:
         machine: to build on.
         parsed: the ONNX models that the parser was given.
         configs: the builder's configurations.
-        changes: of the next plans, as ``tensorrt_runtime`` understands them.
+        changes: of the next plans, as ``tensorrt_runtime`` understands them; a function is asked with the network.
+        seconds: that a build takes by the GPU's clock which finds no timings of an earlier one.
+        refuses: whether the builder finds no kernels for a network.
         fail: what goes wrong: ``parse``, ``memory``, ``load``, ``types``, ``body`` (the parser overlooks the plugin),
             ``fuse`` (plugins vanish from the plan), ``timings`` (none is taken), ``swallow`` (a plan in spite of a
-            plugin's failure).
+            plugin's failure), ``slow`` (timings save nothing).
     """
 
     def __init__(self, trt: ModuleType, monkeypatch: Any) -> None:
@@ -57,6 +62,8 @@ class World:
         self.host = Host(trt)
         self.fail: set[str] = set()
         self.changes: dict[str, Any] = {}
+        self.seconds = 0.0
+        self.refuses: Callable[[Any], bool] = lambda network: False
         self.parsed: list[onnx.ModelProto] = []
         self.configs: list[Any] = []
         self.flags: list[int] = []
@@ -126,14 +133,19 @@ class World:
         if "memory" in self.fail or self.gpu.free < NEEDED:
             recorder.report_error(codes.FAILED_ALLOCATION, "Requested amount of GPU memory could not be allocated")
             return None
+        if self.refuses(network):
+            recorder.report_error(codes.UNSPECIFIED_ERROR, NO_KERNEL)
+            return None
         for made, shapes in network.plugins:
             try:
                 self.host.build(made, shapes, self.trt.DataType.HALF, shapes[0][0])
             except Exception:  # as TensorRT does: it tells that something failed, not what
-                recorder.report_error(codes.UNSPECIFIED_ERROR, "could not find any implementation for node")
+                recorder.report_error(codes.UNSPECIFIED_ERROR, NO_KERNEL)
                 if "swallow" not in self.fail:
                     return None
         cache = config.get_timing_cache()
+        if not cache.serialize() or "slow" in self.fail:
+            self.gpu.clock += self.seconds
         timings = bytes(cache.serialize()) + b"+"
         vars(cache)["_implementation"].serialize = lambda: HostMemory(timings)
         if "load" in self.fail:

@@ -133,6 +133,9 @@ def test_each_engine_gets_a_plan_for_each_batch_size(whole_bundle: Path, session
     for engine in ("fp32", "fp16", "int8"):
         for backend, name in (("tensorrt", f"generator.{engine}.b1.plan"), ("cuda", f"generator.{engine}.onnx")):
             record = read.record(engine, backend)
+            if (engine, backend) == ("int8", "cuda"):
+                assert record is None
+                continue
             assert record is not None
             assert record.files[0].name == name
     assert read.engine_names == ("fp32", "fp16", "int8")
