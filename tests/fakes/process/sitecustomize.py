@@ -6,6 +6,7 @@ driver's, ``$FAKE_STUBS`` a folder for those of TensorRT. Nothing of the project
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Settings:
     setattr = staticmethod(setattr)
 
 
+sys.modules["cuda.bindings"] = None  # type: ignore[assignment]  # it would ask a driver that can do nothing
 gpu = pycuda_fake.Gpu()
 trt = tensorrt_stubs.load(Path(os.environ["FAKE_STUBS"]))
 trt.__version__ = "11.4.0.106"  # that of the plans
