@@ -96,14 +96,7 @@ def compare_attention(
         folders = {form: Path(stack.enter_context(tempfile.TemporaryDirectory(suffix=".ecea"))) for form in FORMS}
         for form, folder in folders.items():
             found[form] = _build(contents, source, folder, form, batch, machine, say)
-        engines: dict[str, Engine] = {}
-        outputs: dict[str, Outputs] = {}
-        for form, folder in folders.items():
-            if found[form].why_not is None:
-                with _failure_noted(found, form):
-                    engine = stack.enter_context(open_engine(folder, engine=ENGINE, backend=BACKEND))
-                    outputs[form] = _run(engine, inputs)
-                    engines[form] = engine
+        engines, outputs = _open_and_run(folders, inputs, found, stack)
         seconds = _take_turns(engines, inputs, rounds, found)
     return {form: _compared(found[form], form, outputs, expected, seconds) for form in FORMS}
 
@@ -146,8 +139,20 @@ def _build(
     return Compared(build_seconds=took)
 
 
-def _run(engine: Engine, inputs: tuple[np.ndarray, ...]) -> Outputs:
-    return dict(zip(OUTPUTS, engine.infer(*inputs), strict=True))
+def _open_and_run(
+    folders: Mapping[str, Path], inputs: tuple[np.ndarray, ...], found: dict[str, Compared], stack: ExitStack
+) -> tuple[dict[str, Engine], dict[str, Outputs]]:
+    """Open each plan that was built, for as long as ``stack`` lasts; what it makes of a batch."""
+    engines: dict[str, Engine] = {}
+    outputs: dict[str, Outputs] = {}
+    for form, folder in folders.items():
+        if found[form].why_not is not None:
+            continue
+        with _failure_noted(found, form):
+            engine = stack.enter_context(open_engine(folder, engine=ENGINE, backend=BACKEND))
+            outputs[form] = dict(zip(OUTPUTS, engine.infer(*inputs), strict=True))
+            engines[form] = engine
+    return engines, outputs
 
 
 def _take_turns(

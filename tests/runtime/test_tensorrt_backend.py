@@ -114,6 +114,17 @@ def test_a_scene_is_filled(world: Any, tmp_path: Path, write_scene: Any, read_ba
     world.check_released()
 
 
+def test_memory_is_asked_for_when_an_engine_is_opened_and_not_again(world: Any) -> None:
+    world.bundle()
+    with world.open(streams=3) as engine:
+        asked = [world.gpu.calls.count(name) for name in ("mem_alloc", "pagelocked_empty")]
+        assert asked == [1 + 3, 3 * 5]  # what the plans work in, and three lanes
+        for batch in (1, 4, 9):
+            engine.infer(*world.inputs(batch))
+        assert asked == [world.gpu.calls.count(name) for name in ("mem_alloc", "pagelocked_empty")]
+    world.check_released()
+
+
 def test_a_batch_that_a_profile_fixes_is_taken(world: Any) -> None:
     world.bundle(plans={4: world.fake.plan_bytes(4, SIZE, shown_batch=-1)})
     with world.open() as engine:
