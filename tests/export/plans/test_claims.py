@@ -83,6 +83,7 @@ def bench(
     for module in (script, comparison):
         clock = SimpleNamespace(monotonic=lambda: world.gpu.clock, perf_counter=lambda: world.gpu.clock)
         monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(script, "ROUNDS", 2)
     world.gpu.free = 256 << 20
     world.seconds = 9.0
     world.changes = {"onnx": str(exported.path / "generator.fp32.cpu.onnx"), "seconds": takes(1, 2)}
