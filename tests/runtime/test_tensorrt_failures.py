@@ -52,7 +52,7 @@ def test_a_scene_that_fails_midway_is_not_half_written(world: Any, call: str, tm
     with world.open(streams=2) as engine:
         world.fail_from_now_on(call, sticky=True, after=6)
         with pytest.raises(EceaError, match=r"site\.ecea: tensorrt failed on a batch of 1: .*illegal memory access"):
-            inpaint(path, tmp_path / "o.tif", engine)
+            inpaint(path, tmp_path / "o.tif", engine, batch=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
