@@ -20,29 +20,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from ecea.export.exporter import export_bundle
-from ecea.export.parity import Tiles, parity_tiles, tile_sources
+from ecea.export.parity import MAX_ERROR, Tiles, parity_tiles, tile_sources
 from ecea.export.plans.builder import Build, Plan, PlanError, build_plan
 from ecea.export.plans.bundling import ATTENTION, BACKEND, build_plans, prove_plans
+from ecea.export.plans.comparison import Compared, compare_attention
 from ecea.export.plans.machine import Machine, find_machine
-from ecea.export.plans.messages import Messages
-from ecea.export.plans.network import BODY, PLUGIN, STANDARD, read_network
-from ecea.export.plans.rebuild import rebuild_plans
-from ecea.export.trace import OUTPUTS
+from ecea.export.plans.network import PLUGIN, read_network
+from ecea.export.plans.rebuild import REFERENCE, fp32_outputs, rebuild_plans
 from ecea.kernels import ahead_of_time, plugin
 from ecea.model import GeneratorConfig
 from ecea.model.untrained import untrained_state_dict
+from ecea.runtime.backends.cuda_device import Device
+from ecea.runtime.backends.tensorrt_library import Messages
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 SMALL = GeneratorConfig(img_size=64, embed_dim=32, depth=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
 BATCHES = (1, 4)
-ROUNDS = 30  # of a batch, for its median time
+ROUNDS = 30  # of each form of attention, for its median time
+LEFT = 64 << 20  # bytes of device memory, in which no plan can be built
 
 # Modules that a machine which only runs plans need not have.
 HEAVY = ("torch", "onnx", "onnxscript", "triton")
@@ -95,11 +96,14 @@ class Bench:
             return parity_tiles(sources)
 
     @cached_property
-    def expected(self) -> dict[str, np.ndarray]:
-        """What the FP32 engine makes of the tiles on the processor."""
-        with open_engine(self.bundle, engine="fp32", backend="cpu") as engine:
-            parts = [engine.infer(*self.tiles.one(i)) for i in range(len(self.tiles.image))]
-        return {name: np.concatenate(part) for name, part in zip(OUTPUTS, zip(*parts, strict=True), strict=True)}
+    def compared(self) -> dict[int, dict[str, Compared]]:
+        """Batch size -> form of attention -> what became of the plan with it."""
+        return {batch: self._compare(batch) for batch in BATCHES}
+
+    def _compare(self, batch: int) -> dict[str, Compared]:
+        return compare_attention(
+            self.bundle, batch, machine=self.machine, tiles=self.tiles, rounds=ROUNDS, say=self.say
+        )
 
     def plan(self, engine: str) -> Plan:
         """A plan of an engine for one tile, built once."""
@@ -111,31 +115,21 @@ class Bench:
         network = read_network(self.bundle / f"generator.{engine}.onnx", 1, ATTENTION[engine])
         return build_plan(self.machine, network, f"generator.{engine}.b1.plan", engine, self.say)
 
-    def with_attention(self, form: str) -> tuple[Path, list[dict[str, Any]]]:
-        """A bundle whose fp16 plans have one form of attention, and its parity."""
-        path = Path(shutil.copytree(self.bundle, self.folder / f"{form}-{time.monotonic_ns()}.ecea"))
-        manifest = json.loads((path / "manifest.json").read_text())
-        build_plans(path, manifest, self.machine, BATCHES, self.say, {"fp16": form})
-        prove_plans(path, manifest, self.tiles, self.expected, "the fp32 engine", self.say)
-        return path, next(entry["parity"] for entry in manifest["engines"] if entry.get("plan"))
-
-    def milliseconds(self, bundle: Path, batch: int) -> float:
-        """The median time of a batch through the runtime, copies among it."""
-        inputs = self.tiles.first(batch)
-        with open_engine(bundle, engine="fp16", backend=BACKEND) as engine:
-            times = []
-            for _ in range(ROUNDS + 5):
-                begin = time.perf_counter()
-                engine.infer(*inputs)
-                times.append(time.perf_counter() - begin)
-        return float(np.median(times[5:])) * 1e3
+    def parity(self) -> list[dict[str, Any]]:
+        """Of fp16 plans with the plugin that are built anew."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            path = Path(shutil.copytree(self.bundle, Path(folder) / "anew.ecea"))
+            manifest = json.loads((path / "manifest.json").read_text())
+            build_plans(path, manifest, self.machine, BATCHES, self.say, {"fp16": PLUGIN})
+            prove_plans(path, manifest, self.tiles, fp32_outputs(path, self.tiles), REFERENCE, self.say)
+        return next(entry["parity"] for entry in manifest["engines"] if entry.get("plan"))
 
 
 def parser_takes_plugin(bench: Bench) -> str:
     for engine in ("fp16", "int8"):
         network = read_network(bench.bundle / f"generator.{engine}.onnx", 1)
         plugin.register(bench.machine.gpu.architecture)
-        build = Build(bench.machine, network, engine, Messages(bench.machine.trt))
+        build = Build(bench.machine, network, engine, Messages(bench.machine.trt, every_error_ends=False))
         build.parse(build.start())
     return f"{len(network.attention)} nodes in each"
 
@@ -156,7 +150,7 @@ def plans_are_in_their_precision(bench: Bench) -> str:
 
 
 def kernel_without_integers(bench: Bench) -> str:
-    return _accuracy(bench.with_attention(PLUGIN)[1])
+    return _accuracy(bench.parity())
 
 
 def plans_compute_the_same(bench: Bench) -> str:
@@ -234,35 +228,39 @@ def callbacks_surface(bench: Bench) -> str:
 
 
 def memory_runs_out(bench: Bench) -> str:
-    import pycuda.driver as cuda
-
-    context = cuda.Device(0).retain_primary_context()
-    context.push()
-    taken = []
+    device = Device()
+    device.open()
     try:
-        size = bench.machine.free_bytes() - (64 << 20)
-        while size > 1 << 20:
-            try:
-                taken.append(cuda.mem_alloc(size))
-            except cuda.MemoryError:
-                size //= 2
-            size = min(size, bench.machine.free_bytes() - (64 << 20))
+        with device.current():
+            _take_all_but(LEFT, device)
         with _own_cache(bench.folder / "memory"):
             bench.build("fp16")
-    except EceaError as error:
-        return str(error)
+    except PlanError as error:
+        if "memory" in str(error):
+            return str(error)
+        raise
     finally:
-        for memory in taken:
-            memory.free()
-        cuda.Context.pop()
-    raise Failed("a plan was built in 64 MB")
+        device.close()
+    raise Failed(f"a plan was built in {LEFT >> 20} MiB")
+
+
+def _take_all_but(left: int, device: Device) -> None:
+    """Take the GPU's memory, in whatever pieces there are."""
+    size = device.free_bytes() - left
+    while size > 1 << 20:
+        try:
+            device.memory(size)
+        except EceaError:  # there is no such piece
+            size //= 2
+        size = min(size, device.free_bytes() - left)
 
 
 def more_shared_memory(bench: Bench) -> str:
     architecture = bench.machine.gpu.architecture
     network = read_network(bench.bundle / "generator.fp16.onnx", 1)
     largest = max(network.attention, key=lambda problem: problem.tokens)
-    kernels = {number: ahead_of_time.compile_kernel(architecture, largest, number) for number in ahead_of_time.TACTICS}
+    single = [number for number, tactic in ahead_of_time.TACTICS.items() if tactic.launches == 1]
+    kernels = {number: ahead_of_time.compile_kernel(architecture, largest, number) for number in single}
     big = [n for n, kernel in kernels.items() if kernel.shared_bytes > 48 << 10 and not kernel.spill_bytes]
     if not big:
         raise NotRun("no block shape takes more than 48 KiB for this generator on this GPU")
@@ -272,20 +270,39 @@ def more_shared_memory(bench: Bench) -> str:
         return big[:1] if problem == largest else offered(architecture, problem)
 
     with _own_cache(bench.folder / "shared"), _changed(plugin, "offered_tactics", only_big):
-        _, parity = bench.with_attention(PLUGIN)
+        parity = bench.parity()
     return f"{kernels[big[0]].shared_bytes / 1024:.0f} KiB, {_accuracy(parity)}"
 
 
+def forms_compute_the_same(bench: Bench) -> str:
+    told, wrong = [], False
+    for batch, found in bench.compared.items():
+        _all_of(found)
+        differences = {form: one.to_plugin for form, one in found.items() if form != PLUGIN}
+        wrong |= any(difference is None or difference > MAX_ERROR["fp16"] for difference in differences.values())
+        told.append(f"batch {batch}: " + ", ".join(f"{form} within {value:.1e}" for form, value in differences.items()))
+    if wrong:
+        raise Failed(f"{'; '.join(told)}, expected {MAX_ERROR['fp16']:g}")
+    return "; ".join(told)
+
+
 def faster_than_others(bench: Bench) -> str:
-    bundles = {form: bench.with_attention(form)[0] for form in (PLUGIN, BODY, STANDARD)}
     told, slower = [], False
-    for batch in BATCHES:
-        times = {form: bench.milliseconds(path, batch) for form, path in bundles.items()}
+    for batch, found in bench.compared.items():
+        _all_of(found)
+        times = {form: one.milliseconds or 0.0 for form, one in found.items()}
         told.append(f"batch {batch}: " + ", ".join(f"{form} {value:.2f} ms" for form, value in times.items()))
         slower |= times[PLUGIN] > min(times.values())
     if slower:
         raise Failed("; ".join(told))
     return "; ".join(told)
+
+
+def _all_of(found: dict[str, Compared]) -> None:
+    """Failed unless the plan with the plugin ran; NotRun unless those that it is compared with did."""
+    for form, one in found.items():
+        if one.why_not is not None:
+            raise (Failed if form == PLUGIN else NotRun)(f"attention by {form}: {one.why_not}")
 
 
 @dataclass(frozen=True)
@@ -309,6 +326,7 @@ CLAIMS = (
     Claim("what a callback raises during a build surfaces as our message", callbacks_surface),
     Claim("a build that runs out of device memory ends in a sentence", memory_runs_out),
     Claim("TensorRT asks the driver for more than 48 KiB of shared memory by itself", more_shared_memory),
+    Claim("plans with the function body and with TensorRT's own `Attention` compute the same", forms_compute_the_same),
     Claim("the plugin is faster than the function body and than TensorRT's own `Attention`", faster_than_others),
 )
 

@@ -17,10 +17,7 @@ from ecea.model.untrained import untrained_state_dict
 GFLOP = 62.7  # of the default configuration, a tile
 PEER = "eager FP32"
 
-# A seam: the module and the function of it that builds and compares plans, where both are.
-# compare_attention(bundle folder, batch) -> attention's form ("plugin", "function body", "native") -> a call to time,
-# which computes one batch and leaves the GPU done.
-PLANS = ("ecea.export.plans.comparison", "compare_attention")
+PLANS = "plans with the plugin, the function body, native Attention"
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -44,7 +41,11 @@ def generator_rows(
             setups[name] = _torch_path(make, inputs, device, outputs, name)
         times, not_run = measured(setups, rounds, least=0.2)
         others, others_not_run = _other_paths(bundle, batch, config, device, rounds)
-        row = {"batch": batch, "paths": _rated({**times, **others}, batch), "not_run": {**not_run, **others_not_run}}
+        plans, plans_not_run, known = _plan_times(bundle, batch, rounds)
+        paths = _rated({**times, **others, **plans}, batch)
+        row = {"batch": batch, "paths": paths, "not_run": {**not_run, **others_not_run, **plans_not_run}}
+        for name, more in known.items():
+            paths[name] |= more
         for name, out in outputs.items():
             if name in row["paths"]:
                 row["paths"][name]["max_error"] = float((out - outputs[PEER]).abs().max())
@@ -101,15 +102,14 @@ def _torch_path(
 def _other_paths(
     bundle: FilePath | None, batch: int, config: GeneratorConfig, device: str, rounds: int
 ) -> tuple[dict[str, Times], dict[str, str]]:
-    """The runtime's backends on a bundle, from arrays to arrays, and plans with attention in each form."""
+    """The runtime's backends on a bundle, from arrays to arrays."""
     names = [f"{backend} {engine}" for backend in ("cuda", "tensorrt") for engine in ("fp32", "fp16", "int8")]
-    plans = "plans with the plugin, the function body, native Attention"
     if bundle is None:
-        return {}, dict.fromkeys([*names, plans], "no bundle was given: --bundle")
+        return {}, dict.fromkeys(names, "no bundle was given: --bundle")
     try:
         runtime = importlib.import_module("ecea.runtime")
     except ImportError as error:
-        return {}, dict.fromkeys([*names, plans], f"ecea.runtime cannot be imported: {error}")
+        return {}, dict.fromkeys(names, f"ecea.runtime cannot be imported: {error}")
     arrays = tuple(np.asarray(part.cpu()) for part in _inputs(config, batch, "cpu"))
     opened: list[Any] = []
 
@@ -123,25 +123,33 @@ def _other_paths(
         return setup
 
     setups = {name: backend_path(name) for name in names}
-    forms, why = _plan_calls(bundle, batch)
-    for form, call in forms.items():
-        setups[f"plan, attention by {form}"] = lambda call=call: Path([call], device, graph=False)  # type: ignore[misc]
     try:
         times, not_run = measured(setups, rounds, least=0.2)
     finally:
         for engine in opened:
             engine.close()
-    return times, not_run | ({plans: why} if why else {})
+    return times, not_run
 
 
-def _plan_calls(bundle: FilePath, batch: int) -> tuple[dict[str, Callable[[], object]], str]:
-    """Form of attention -> a call; and why there are none, if there are none."""
-    module, function = PLANS
+def _plan_times(
+    bundle: FilePath | None, batch: int, rounds: int
+) -> tuple[dict[str, Times], dict[str, str], dict[str, dict[str, Any]]]:
+    """Plans with attention in each form, through the runtime: name -> times, why not, what else is known."""
+    if bundle is None:
+        return {}, {PLANS: "no bundle was given: --bundle"}, {}
     try:
-        compare = getattr(importlib.import_module(module), function)
-        return compare(bundle, batch), ""
-    except Exception as error:  # no such module, no TensorRT, no plan
-        return {}, f"{type(error).__name__}: {error}"
+        comparison = importlib.import_module("ecea.export.plans.comparison")
+        found = comparison.compare_attention(bundle, batch, rounds=rounds)
+    except Exception as error:  # onnx is not installed, no TensorRT, no such bundle
+        return {}, {PLANS: f"{type(error).__name__}: {error}"}, {}
+    named = {f"plan, attention by {form}": one for form, one in found.items()}
+    ran = {name: one for name, one in named.items() if one.why_not is None}
+    times = {name: Times(list(one.seconds)) for name, one in ran.items()}
+    known = {
+        name: {"build_seconds": one.build_seconds, "max_error": one.to_reference, "to_plugin": one.to_plugin}
+        for name, one in ran.items()
+    }
+    return times, {name: one.why_not for name, one in named.items() if one.why_not is not None}, known
 
 
 def _inputs(config: GeneratorConfig, batch: int, device: str) -> Batch:

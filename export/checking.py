@@ -82,7 +82,7 @@ class Checker:
 
     def _measure(self, form: Form, backend: str, arithmetic: str) -> list[dict[str, Any]]:
         where = f"{form.file_name} on {backend}" + (f" in {arithmetic}" if arithmetic != FLOAT32 else "")
-        settings = Settings(usable_processors(), arithmetic=(arithmetic,))
+        settings = Settings(usable_processors(), arithmetic=(arithmetic,), engine=form.engine)
         try:
             session = BACKENDS[backend].load(self._folder / form.file_name, settings)
         except BackendUnavailable as error:
@@ -96,7 +96,8 @@ class Checker:
                 f"{form.engine:<11} {where}: '{entry['output']}' within {entry['max_error']:.1e} of PyTorch "
                 f"({entry['psnr_db']:.0f} dB)"
             )
-        return [{"backend": backend, "arithmetic": arithmetic, "times_pytorch": speed, **entry} for entry in measured]
+        known = {"backend": backend, "arithmetic": session.arithmetic}
+        return [{**known, "times_pytorch": speed, **entry} for entry in measured]
 
     def _speed(self, session: Session) -> float:
         """How many times as fast as PyTorch a tile is, of runs in turn."""

@@ -6,8 +6,12 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnx_ir as ir
 
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
@@ -70,6 +74,40 @@ def export_bundle(
     _check_request(checkpoint, target, engines, int8_target_db)
     sizes = check_batches(batches)
     machine, no_plans = machine_if(tensorrt)
+    source = _prepare(_load(checkpoint, num_heads, say), engines, scenes, scene_options or {}, say)
+    with whole_or_nothing(target) as folder:
+        records = _write_engines(source, engines, int8_target_db, folder, say)
+        manifest = _manifest(checkpoint, source, records)
+        if machine is not None:
+            build_plans(folder, manifest, machine, sizes, say)
+            prove_plans(folder, manifest, source.tiles, source.expected, "PyTorch", say)
+        else:
+            say(f"plans       none, {no_plans}")
+            write_manifest(folder, manifest)
+    return read_bundle(target)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What engines are made of, and what they are compared with.
+
+    Attributes:
+        generator: in PyTorch.
+        model: the same in ONNX, optimized.
+        tiles: to compare on.
+        expected: what PyTorch makes of them, by output.
+        calibration: for INT8; None where that is not exported.
+    """
+
+    generator: Generator
+    model: ir.Model
+    tiles: Tiles
+    expected: dict[str, np.ndarray]
+    calibration: Calibration | None
+
+
+def _load(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Generator:
+    """The generator of a checkpoint, if it is one that the runtime has tiles for."""
     try:
         generator = load_generator(checkpoint, num_heads=num_heads)
     except CheckpointError as error:
@@ -84,7 +122,13 @@ def export_bundle(
         f"checkpoint  {checkpoint}: {_count_parameters(generator) / 1e6:.2f} M parameters, "
         f"tiles of {config.img_size} px"
     )
-    with tile_sources(scenes, config.img_size, scene_options or {}) as sources:
+    return generator
+
+
+def _prepare(
+    generator: Generator, engines: Sequence[str], scenes: Sequence[Path], scene_options: dict[str, Any], say: Say
+) -> _Source:
+    with tile_sources(scenes, generator.config.img_size, scene_options) as sources:
         tiles = parity_tiles(sources)
         calibration = _calibrate(sources, tiles, say) if "int8" in engines else None
     expected = reference(generator, tiles)
@@ -92,34 +136,7 @@ def export_bundle(
     model = trace(generator)
     optimize(model)
     say("traced      to ONNX")
-    with whole_or_nothing(target) as folder:
-        check = Checker(folder, generator, tiles, expected, say)
-        records: list[EngineRecord] = []
-        for engine in engines:
-            if engine == "int8" and calibration is not None:
-                with Int8Builder(model, calibration, tiles, expected["out"], int8_target_db, say) as builder:
-                    records += _write(engine, builder.build(), folder, check)
-            else:
-                made = (Built(form, build(form, model)) for form in forms(engine))
-                records += _write(engine, made, folder, check)
-        manifest = {
-            "schema": SCHEMA_VERSION,
-            "configuration": dataclasses.asdict(config),
-            "checkpoint": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
-            "inputs": _describe(INPUTS, (3, 1, 1), config.img_size),
-            "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
-            "engines": [dataclasses.asdict(record) for record in records],
-            "parity_tiles": {"count": len(tiles.image), "source": tiles.source, "sha256": _hash_tiles(tiles)},
-            "calibration": _describe_calibration(calibration),
-            "made_with": _versions(),
-        }
-        if machine is not None:
-            build_plans(folder, manifest, machine, sizes, say)
-            prove_plans(folder, manifest, tiles, expected, "PyTorch", say)
-        else:
-            say(f"plans       none, {no_plans}")
-            write_manifest(folder, manifest)
-    return read_bundle(target)
+    return _Source(generator, model, tiles, expected, calibration)
 
 
 def _calibrate(sources: Sequence[Source], tiles: Tiles, say: Say) -> Calibration:
@@ -132,6 +149,23 @@ def _calibrate(sources: Sequence[Source], tiles: Tiles, say: Say) -> Calibration
     if tiles.synthetic:
         say("warning     these are synthetic: name scenes of your own with --calibrate for an INT8 engine to rely on")
     return calibration
+
+
+def _write_engines(
+    source: _Source, engines: Sequence[str], int8_target_db: float, folder: Path, say: Say
+) -> list[EngineRecord]:
+    """Write the files of all engines; each has been run where it can be."""
+    check = Checker(folder, source.generator, source.tiles, source.expected, say)
+    records: list[EngineRecord] = []
+    for engine in engines:
+        if source.calibration is not None and engine == "int8":
+            out = source.expected["out"]
+            with Int8Builder(source.model, source.calibration, source.tiles, out, int8_target_db, say) as builder:
+                records += _write(engine, builder.build(), folder, check)
+        else:
+            made = (Built(form, build(form, source.model)) for form in forms(engine))
+            records += _write(engine, made, folder, check)
+    return records
 
 
 def _write(engine: str, made: Iterable[Built], folder: Path, check: Checker) -> list[EngineRecord]:
@@ -187,6 +221,22 @@ def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], targe
         raise RequestError(f"{target}: holds the checkpoint, and would be replaced: name another output")
     if not os.access(target.parent, os.W_OK):
         raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
+
+
+def _manifest(checkpoint: Path, source: _Source, records: Sequence[EngineRecord]) -> dict[str, Any]:
+    """What the bundle says of itself, but for plans."""
+    config, tiles = source.generator.config, source.tiles
+    return {
+        "schema": SCHEMA_VERSION,
+        "configuration": dataclasses.asdict(config),
+        "checkpoint": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
+        "inputs": _describe(INPUTS, (3, 1, 1), config.img_size),
+        "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
+        "engines": [dataclasses.asdict(record) for record in records],
+        "parity_tiles": {"count": len(tiles.image), "source": tiles.source, "sha256": _hash_tiles(tiles)},
+        "calibration": _describe_calibration(source.calibration),
+        "made_with": _versions(),
+    }
 
 
 def _count_parameters(generator: Generator) -> int:

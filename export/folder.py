@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,14 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             old.rename(target)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def take_over(old: Path, new: Path) -> None:
+    """The same file under another name, without copying where the disk can."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -20,7 +20,8 @@ class Form:
     Attributes:
         engine: the precision.
         backends: what the file is for.
-        checked_on: the backends that it is run on, where they load, before the bundle exists.
+        checked_on: the backends that it is run on, where they load, before the bundle exists. Which did, the record's
+            parity tells: a bundle may be for a GPU that the machine which exports it has not.
         tune: what is done to the optimized model, or for ``int8`` to the quantized one, in place.
         style: how it is quantized; None for the other engines.
     """
@@ -33,8 +34,8 @@ class Form:
 
     @property
     def file_name(self) -> str:
-        """``generator.ENGINE.onnx`` for the general form, ``generator.ENGINE.BACKEND.onnx`` for one backend's own."""
-        own = f".{self.backends[0]}" if len(self.backends) == 1 else ""
+        """``generator.ENGINE.onnx`` for GPUs, ``generator.ENGINE.BACKEND.onnx`` for one backend's own."""
+        own = "" if "tensorrt" in self.backends else f".{self.backends[0]}"
         return f"generator.{self.engine}{own}.onnx"
 
 
@@ -56,18 +57,20 @@ class Built:
 def forms(engine: str) -> tuple[Form, ...]:
     """The forms of one engine, ``fp32``, ``fp16`` or ``int8``.
 
-    The general form keeps attention as one node, for backends with a kernel for it; it is checked on ONNX Runtime's
-    CPU provider, which inlines the node's body.
+    The form for GPUs keeps attention as one node, for TensorRT, which has a kernel for it. ONNX Runtime inlines the
+    node's body: on its CPU provider the form is checked on any machine, on its CUDA provider where that loads. That
+    one has no integer kernels, so its users are not given ``int8``. What TensorRT makes of the form is checked as a
+    plan (:mod:`ecea.export.plans`).
     """
     if engine == "int8":
         return (
             Form(engine, ("openvino",), ("openvino",), _quantized("openvino"), UNSIGNED),
             Form(engine, ("cpu",), ("cpu",), _quantized("cpu"), CHAINED),
-            Form(engine, ("tensorrt", "cuda"), ("cpu",), _quantized_for_gpu, SYMMETRIC),
+            Form(engine, ("tensorrt",), ("cpu",), _quantized_for_gpu, SYMMETRIC),
         )
     half = engine == "fp16"
     return (
-        Form(engine, ("tensorrt", "cuda"), ("cpu",), _for_gpu(half)),
+        Form(engine, ("tensorrt", "cuda"), ("cpu", "cuda"), _for_gpu(half)),
         Form(engine, ("openvino",), ("openvino",), _for_backend("openvino", half)),
         Form(engine, ("cpu",), ("cpu",), _for_backend("cpu", half)),
     )

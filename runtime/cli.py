@@ -68,7 +68,9 @@ def run(
     ] = None,
     blend: Annotated[str, typer.Option(help="linear or mean.")] = "linear",
     reference: Annotated[bool, typer.Option("--reference", help="Reproduce the published application.")] = False,
-    batch: Annotated[int, typer.Option(help="Tiles given to a stream at once.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Tiles given to a stream at once; default: what suits the backend.")
+    ] = None,
     streams: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Tiles computed side by side; default: 2 where threads allow.")
     ] = None,
@@ -97,13 +99,13 @@ def run(
             targets = _destinations(scenes, output)
             if report_file is not None:
                 _check_report(report_file, [*scenes, *targets, *([mask] if mask else [])])
-            threads = threads or usable_processors()
+            threads = usable_processors() if threads is None else threads
             opened = open_engine(
                 bundle,
                 engine=engine,
                 backend=backend,
                 threads=threads,
-                streams=streams or min(DEFAULT_STREAMS, threads),
+                streams=min(DEFAULT_STREAMS, threads) if streams is None else streams,
             )
         with opened:
             _say_engine(opened)

@@ -51,9 +51,18 @@ def start(app: typer.Typer, command: str) -> NoReturn:
     try:
         status = app(prog_name=command, standalone_mode=False)
     except _USAGE_ERROR as error:
-        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        message = error.format_message().rstrip(".") + _value_given(error)  # type: ignore[attr-defined]
         status = report(command, RequestError(f"{message}: see {command} -h"), debug=False)
     sys.exit(status)
+
+
+def _value_given(error: Exception) -> str:
+    """What was given, where typer's own message leaves it out: from 0.29 on, which asks pydantic."""
+    try:
+        values = [detail["input"] for detail in error.__cause__.errors()]  # type: ignore[union-attr]
+    except (AttributeError, KeyError, TypeError):
+        return ""
+    return f", found {', '.join(map(repr, values))}"
 
 
 def _keep_one_arena() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecea.runtime.backends import BACKENDS, Session
+from ecea.runtime.backends.batch import default_batch
 from ecea.runtime.backends.layers import LayerTime
 from ecea.runtime.backends.settings import Settings
 from ecea.runtime.bundle import Bundle, EngineRecord, check_files, check_sizes, find_bundle, read_bundle
@@ -32,6 +33,7 @@ class Engine:
         arithmetic: what it computes in, but for layers that are quantized: ``f32``, ``bf16`` or ``f16``.
         threads: on how many threads it computes.
         streams: how many tiles of a batch it computes at once.
+        batch: how many tiles a stream is best given at once.
         passed_over: for ``auto``, backend -> why it was not taken.
     """
 
@@ -45,6 +47,7 @@ class Engine:
         backend: str,
         threads: int = 1,
         streams: int = 1,
+        batch: int = 1,
         passed_over: dict[str, str] | None = None,
     ) -> None:
         self._session: Session | None = session
@@ -56,6 +59,7 @@ class Engine:
         self.arithmetic = session.arithmetic
         self.threads = threads
         self.streams = streams
+        self.batch = batch
         self.passed_over = passed_over or {}
 
     @property
@@ -183,13 +187,15 @@ def open_engine(
             f"{path}: holds no {engine} engine, only {', '.join(contents.engine_names)}: choose one of these, or "
             f"export it with 'ecea-export CHECKPOINT --engine {engine}'"
         )
-    threads = threads or usable_processors()
+    threads = usable_processors() if threads is None else threads
+    if threads < 1:
+        raise RequestError(f"{threads} threads are impossible: expected 1 or more")
     if not 1 <= streams <= threads:
         raise RequestError(f"{streams} streams cannot share {threads} threads: expected 1 to {threads}")
     passed_over: dict[str, str] = {}
     for name in BACKENDS if backend == "auto" else (backend,):
         try:
-            session = _load(contents, engine, name, threads, streams)
+            record, session = _load(contents, engine, name, threads, streams)
         except RequestError:
             raise
         except EceaError as error:
@@ -205,10 +211,16 @@ def open_engine(
             backend=name,
             threads=threads,
             streams=streams,
+            batch=default_batch(name, record, contents.tile_size, streams),
             passed_over=passed_over,
         )
+    if backend != "auto":
+        raise RequestError(
+            f"{path}: the backend '{backend}' that was named cannot run {engine} here ({passed_over[backend]}): name "
+            "another with --backend, or auto"
+        )
     reasons = "; ".join(f"{names}: {why}" for names, why in by_reason(passed_over))
-    raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --backend")
+    raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --engine")
 
 
 def by_reason(passed_over: dict[str, str]) -> list[tuple[str, str]]:
@@ -231,12 +243,17 @@ def _settings(bundle: Bundle, record: EngineRecord, threads: int, streams: int) 
     return Settings(threads, streams, record.arithmetic, cache_folder(), content, verify, record.engine, record.plan)
 
 
-def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int) -> Session:
-    BACKENDS[backend].require()  # before files are hashed: a machine without a GPU is not to wait for that
+def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int) -> tuple[EngineRecord, Session]:
+    """The engine in the form that a backend runs, loaded.
+
+    Raises:
+        BackendUnavailable: where the backend is not for this machine, engine or bundle.
+    """
+    BACKENDS[backend].require(engine)  # before files are hashed: a machine without a GPU is not to wait for that
     record = bundle.record(engine, backend)
     if record is None:
         raise BackendUnavailable(f"the bundle holds no {engine} engine for it")
     # Half a gigabyte takes a third of a second to hash, so what is not read is not: see Backend.verifies.
     check = check_sizes if BACKENDS[backend].verifies else check_files
     model: Path = check(bundle, record)
-    return BACKENDS[backend].load(model, _settings(bundle, record, threads, streams))
+    return record, BACKENDS[backend].load(model, _settings(bundle, record, threads, streams))

@@ -26,7 +26,6 @@ from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothin
 _GDAL_CACHE_BYTES = 32 << 20
 _ROWS_AT_ONCE = 128
 
-DEFAULT_BATCH = 1
 
 Tensor = npt.NDArray[np.float32]
 OnRows = Callable[[int, int, Progress], None]
@@ -87,7 +86,7 @@ def inpaint(
     overlap: int | None = None,
     blend: str = "linear",
     reference: bool = False,
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     on_rows: OnRows | None = None,
 ) -> Result:
     """Fill the gaps of a scene and write it as a GeoTIFF; every pixel that is not filled keeps its bits.
@@ -107,7 +106,8 @@ def inpaint(
         blend: ``linear`` or ``mean``, how they are averaged there.
         reference: reproduce the published application on an 8-bit scene: its tiles, mean blending, ``mask="zero"``,
             values ``floor(255 v)``, and the whole generated image written, valid pixels too.
-        batch: tiles that a stream of the engine is given at once.
+        batch: tiles that a stream of the engine is given at once; None: as many as suit its backend
+            (:attr:`ecea.runtime.Engine.batch`).
         on_rows: called from this thread with the rows done so far, the rows of the scene, and the progress.
 
     Raises:
@@ -116,7 +116,8 @@ def inpaint(
     """
     start = time.perf_counter()
     target = Path(destination)
-    _check_request(source, target, batch)
+    tiles_at_once = engine.batch if batch is None else batch
+    _check_request(source, target, tiles_at_once)
     selected_by = os.fspath(mask) if mask is not None else "zero" if reference else "nodata"
     progress = Progress()
     with (
@@ -133,7 +134,7 @@ def inpaint(
             shared = default_overlap(size) if overlap is None else overlap
             grid = covering_grid(scene.height, scene.width, size, shared, blend)
             recipe = default_recipe(scene, grid, stretch, seen)
-        pixels = _fill_and_write(scene, seen, target, engine, recipe, batch, progress, on_rows)
+        pixels = _fill_and_write(scene, seen, target, engine, recipe, tiles_at_once, progress, on_rows)
         return Result(
             source=os.fspath(source),
             destination=str(target),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,3 +97,52 @@ def golden_network(
         )
 
     return load
+
+
+@pytest.fixture(scope="module")
+def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """TensorRT's genuine bindings, and ``tests/fakes`` on the search path.
+
+    Other tests find ``tensorrt`` as it was before.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "fakes")
+        yield importlib.import_module("tensorrt_stubs").load(tmp_path_factory.mktemp("stubs"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``libcuda(init=0, count=1, free=None)``: a driver that answers so when it is asked for GPUs and their memory.
+
+    It can do nothing else; ``held_contexts()`` of it are those that were not given back. With ``soname``, a process
+    that has loaded it finds it by that name too.
+    """
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("libcuda")
+
+    def make(init: int = 0, count: int = 1, free: int | None = None, soname: str = "") -> Path:
+        path = folder / f"libcuda-{init}-{count}-{free}-{soname}.so"
+        text = f"""
+            static int held, current;
+            int held_contexts(void) {{ return held + current; }}
+            int cuInit(unsigned flags) {{ return {init}; }}
+            int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}
+            int cuDeviceGet(int *device, int number) {{ *device = number; return 0; }}
+            int cuDevicePrimaryCtxRetain(void **context, int device) {{ held++; *context = &held; return 0; }}
+            int cuDevicePrimaryCtxRelease_v2(int device) {{ held--; return 0; }}
+            int cuCtxPushCurrent_v2(void *context) {{ if (context != &held) return 201; current++; return 0; }}
+            int cuCtxPopCurrent_v2(void **context) {{ current--; return 0; }}
+            int cuMemGetInfo_v2(unsigned long *free, unsigned long *total) {{
+                if (!current || {int(free is None)}) return 201;
+                *free = {free or 0}ul; *total = 80ul << 30; return 0;
+            }}
+        """
+        named = [f"-Wl,-soname,{soname}"] if soname else []
+        command = ["cc", "-x", "c", "-shared", "-fPIC", *named, "-o", path, "-"]
+        subprocess.run(command, input=text.encode(), check=True)
+        return path
+
+    return make

@@ -119,3 +119,28 @@ def test_the_best_tactic_of_each_size(attention: ModuleType) -> None:
 
 def test_flops_are_those_of_the_two_products(attention: ModuleType) -> None:
     assert attention.Problem(4096, 1, 1).flops == 2 * 2 * 4096**2 * 64
+
+
+def test_plans_with_each_form_of_attention_become_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = pytest.importorskip("ecea.export.plans.comparison")
+    plans = module("gpu_generator")._plan_times
+    found = {
+        "plugin": comparison.Compared(60.0, (0.002, 0.001, 0.004), 0.0, 1e-3),
+        "standard": comparison.Compared(why_not="generator.fp16.b4.plan: TensorRT builds no plan"),
+    }
+    monkeypatch.setattr(comparison, "compare_attention", lambda bundle, batch, rounds: found)
+    times, not_run, known = plans(Path("site.ecea"), 4, 3)
+    assert {name: (took.median, took.range) for name, took in times.items()} == {
+        "plan, attention by plugin": (0.002, [0.001, 0.004])
+    }
+    assert known == {"plan, attention by plugin": {"build_seconds": 60.0, "max_error": 1e-3, "to_plugin": 0.0}}
+    assert not_run == {"plan, attention by standard": "generator.fp16.b4.plan: TensorRT builds no plan"}
+
+
+def test_plans_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
+    pytest.importorskip("ecea.export.plans.comparison")
+    plans = module("gpu_generator")._plan_times
+    (why,) = plans(None, 4, 3)[1].values()
+    assert why == "no bundle was given: --bundle"
+    (why,) = plans(tmp_path / "absent.ecea", 4, 3)[1].values()
+    assert "absent.ecea: is not a bundle" in why

@@ -5,11 +5,11 @@ from typing import Any
 
 from ecea.export.plans.inspection import Inspection, inspect_plan
 from ecea.export.plans.machine import Machine
-from ecea.export.plans.messages import Messages
 from ecea.export.plans.network import Network, offered_sha256
 from ecea.export.plans.timing import cache_file, read_timings, write_timings
 from ecea.export.say import Say, timed
 from ecea.kernels.plugin import Failures, PluginError, register
+from ecea.runtime.backends.tensorrt_library import Messages
 from ecea.runtime.errors import EceaError
 
 # Of the device memory that is free: the rest is for the weights, of which a build holds more than one copy.
@@ -54,7 +54,7 @@ def build_plan(machine: Machine, network: Network, name: str, engine: str, say: 
     Raises:
         PlanError: with what TensorRT or the plugin said.
     """
-    messages = Messages(machine.trt)
+    messages = Messages(machine.trt, every_error_ends=False)  # TensorRT knows best whether it can go on
     failures, sha256 = _plugin(machine, network, name)
     try:
         data = Build(machine, network, name, messages).run(cache_file(machine, sha256), say)
@@ -140,7 +140,7 @@ class Build:
             told = "; ".join(f"node '{e.node_name()}' ({e.node_operator()}): {e.desc()}" for e in errors[:3])
             raise PlanError(
                 f"{self._name}: TensorRT's parser does not take {self._network.path.name}: "
-                f"{told or self._messages.why()}"
+                f"{told or self._messages.first()}"
             )
         layers = (definition.get_layer(index) for index in range(definition.num_layers))
         found, wanted = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers), len(self._network.attention)
@@ -165,7 +165,7 @@ class Build:
         cache = config.create_timing_cache(stored)
         if cache is not None and config.set_timing_cache(cache, False):
             return
-        self._messages.forget()
+        self._messages.clear()
         if not config.set_timing_cache(config.create_timing_cache(b""), False):
             raise self._failed("TensorRT takes no timing cache")
 
@@ -178,10 +178,10 @@ def _failure(name: str, what: str, messages: Messages, free: int | None = None) 
     if messages.out_of_memory:
         was_free = f", of which {free / 1e6:.0f} MB were free," if free is not None else ""
         return PlanError(
-            f"{name}: the GPU's memory{was_free} does not suffice to build it ({messages.why()}): end what else "
+            f"{name}: the GPU's memory{was_free} does not suffice to build it ({messages.first()}): end what else "
             "runs on the GPU, or build for smaller batches with --batch"
         )
-    return PlanError(f"{name}: {what} ({messages.why()}): please report this")
+    return PlanError(f"{name}: {what} ({messages.first()}): please report this")
 
 
 def _check(inspection: Inspection, network: Network, name: str, engine: str) -> None:

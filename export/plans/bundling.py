@@ -93,7 +93,7 @@ def prove_plans(
             continue
         name, where = entry["engine"], f"generator.{entry['engine']} on {BACKEND}"
         sizes = sorted({*BATCHES, *map(int, entry["plan"]["batches"])})
-        many, wanted = _repeated(tiles, expected, sizes[-1])
+        many, wanted = repeated(tiles, expected, sizes[-1])
         with open_engine(folder, engine=name, backend=BACKEND) as engine:
             measured = list(compare(engine, name, where, many, wanted, batches=sizes, against=against))
             entry["arithmetic"] = [engine.arithmetic]
@@ -148,7 +148,7 @@ def _build_engine(
     }
 
 
-def _repeated(tiles: Tiles, expected: Mapping[str, np.ndarray], count: int) -> tuple[Tiles, dict[str, np.ndarray]]:
+def repeated(tiles: Tiles, expected: Mapping[str, np.ndarray], count: int) -> tuple[Tiles, dict[str, np.ndarray]]:
     """The tiles over and over, at least ``count`` of them, and what is expected of each."""
 
     def repeat(array: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ecea.export.plans.messages import Messages
+from ecea.runtime.backends.tensorrt_library import Messages
 
 # "Half", or in a sentence such as "Row major linear FP16 format": the wording changes between versions.
 _HALF = re.compile(r"\b(half|fp16|bf16|bfloat16)\b", re.IGNORECASE)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
+from ecea.runtime.backends.cuda_device import Device
+from ecea.runtime.backends.nvidia import require_gpu
+from ecea.runtime.backends.tensorrt_library import import_tensorrt
+from ecea.runtime.errors import BackendUnavailable, RequestError
 
 TENSORRT_MAJOR = 11  # older ones choose types by themselves, and know no plugins that are compiled ahead of time
 
@@ -42,10 +45,10 @@ class Machine:
         gpu: the first that this process sees.
     """
 
-    def __init__(self, trt: ModuleType, gpu: Gpu, cuda: ModuleType) -> None:
+    def __init__(self, trt: ModuleType, gpu: Gpu, device: Device) -> None:
         self.trt = trt
         self.gpu = gpu
-        self._cuda = cuda
+        self._device = device
 
     def free_bytes(self) -> int:
         """Device memory that nobody uses at this moment.
@@ -53,16 +56,7 @@ class Machine:
         Raises:
             EceaError: where not even that much is left that CUDA can start.
         """
-        try:
-            context = self._cuda.Device(0).retain_primary_context()  # the one that TensorRT uses as well
-            context.push()
-            try:
-                free, _ = self._cuda.mem_get_info()
-            finally:
-                self._cuda.Context.pop()
-        except self._cuda.Error as error:
-            raise EceaError(f"{self.gpu.name}: cannot be used ({error}): end what else runs on it") from error
-        return int(free)
+        return self._device.free_bytes()
 
 
 def find_machine() -> Machine:
@@ -71,13 +65,32 @@ def find_machine() -> Machine:
     Raises:
         BackendUnavailable: naming the first thing that is missing.
     """
-    trt = _import_tensorrt()
-    cuda = _import_cuda()
-    device = cuda.Device(0)
-    major, minor = device.compute_capability()
-    gpu = Gpu(device.name(), f"{major}.{minor}", _driver_version())
+    require_gpu()
+    trt = import_tensorrt()
+    version = str(trt.__version__)
+    if int(version.partition(".")[0]) < TENSORRT_MAJOR:
+        raise BackendUnavailable(f"TensorRT is {version}, expected {TENSORRT_MAJOR} or newer")
+    device = Device()
+    gpu = Gpu(device.name, device.compute_capability, _driver_version())
     _check_kernels(gpu)
-    return Machine(trt, gpu, cuda)
+    return Machine(trt, gpu, device)
+
+
+def required_machine(otherwise: str = "") -> Machine:
+    """What plans are built with here, where they must be.
+
+    Args:
+        otherwise: what a user can do instead, the end of the message.
+
+    Raises:
+        RequestError: naming the first thing that is missing.
+    """
+    try:
+        return find_machine()
+    except BackendUnavailable as error:
+        raise RequestError(
+            f"TensorRT plans cannot be built here, {error}: run this on the machine that has the GPU{otherwise}"
+        ) from error
 
 
 def machine_if(wanted: bool | None) -> tuple[Machine | None, str]:
@@ -91,41 +104,12 @@ def machine_if(wanted: bool | None) -> tuple[Machine | None, str]:
     """
     if wanted is False:
         return None, "not asked for"
+    if wanted:
+        return required_machine(", or leave plans out with --no-tensorrt"), ""
     try:
         return find_machine(), ""
     except BackendUnavailable as error:
-        if wanted:
-            raise RequestError(
-                f"TensorRT plans cannot be built here, {error}: install ecea with its 'tensorrt' extra on the machine "
-                "that has the GPU, or leave plans out with --no-tensorrt"
-            ) from error
         return None, str(error)
-
-
-def _import_tensorrt() -> ModuleType:
-    try:
-        import tensorrt as trt
-    except ImportError as error:  # libnvinfer too is looked for here
-        raise BackendUnavailable(f"TensorRT cannot be imported ({error})") from error
-    version = str(trt.__version__)
-    if int(version.partition(".")[0]) < TENSORRT_MAJOR:
-        raise BackendUnavailable(f"TensorRT is {version}, expected {TENSORRT_MAJOR} or newer")
-    return trt
-
-
-def _import_cuda() -> ModuleType:
-    try:
-        import pycuda.driver as cuda
-    except ImportError as error:  # the driver's libcuda too is looked for here
-        raise BackendUnavailable(f"pycuda or the NVIDIA driver cannot be loaded ({error})") from error
-    try:
-        cuda.init()
-        count = cuda.Device.count()
-    except cuda.Error as error:
-        raise BackendUnavailable(f"the NVIDIA driver finds no GPU ({error})") from error
-    if not count:
-        raise BackendUnavailable("the NVIDIA driver finds no GPU")
-    return cuda
 
 
 def _check_kernels(gpu: Gpu) -> None:

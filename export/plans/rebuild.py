@@ -1,18 +1,16 @@
 """Plans for another machine: those of a bundle, built again from its ONNX files, without the checkpoint."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ecea.export.folder import whole_or_nothing
+from ecea.export.folder import take_over, whole_or_nothing
 from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.plans.bundling import BACKEND, DEFAULT_BATCHES, build_plans, check_batches, prove_plans
-from ecea.export.plans.machine import machine_if
+from ecea.export.plans.machine import required_machine
 from ecea.export.say import Say
 from ecea.export.trace import OUTPUTS
 from ecea.runtime.bundle import MANIFEST_NAME, Bundle, check_files, read_bundle
@@ -45,28 +43,35 @@ def rebuild_plans(
         RequestError: where the bundle is damaged or lacks what is needed, or this machine cannot build plans.
         EceaError: where a plan fails to build, to load or to compute the same; the bundle is left as it is.
     """
-    machine, _ = machine_if(True)
-    assert machine is not None
     bundle = read_bundle(path)
     manifest: dict[str, Any] = json.loads((path / MANIFEST_NAME).read_bytes())
     kept = [entry for entry in manifest["engines"] if not entry.get("plan")]
-    _check(bundle, kept)
+    _check_whole(bundle, kept)
+    machine = required_machine()
+    _check_files(bundle, kept)
     sizes = check_batches(batches) or _present_batches(manifest) or DEFAULT_BATCHES
     with tile_sources(scenes, bundle.tile_size, scene_options or {}) as sources:
         tiles = parity_tiles(sources)
-    expected = _reference(bundle, tiles)
+    expected = fp32_outputs(bundle.path, tiles)
     say(f"reference   {REFERENCE}, on {len(tiles.image)} tiles of {tiles.source}")
     with whole_or_nothing(path) as folder:
         for name in {file["name"] for entry in kept for file in entry["files"]}:
-            _take_over(path / name, folder / name)
+            take_over(path / name, folder / name)
         manifest["engines"] = kept
         build_plans(folder, manifest, machine, sizes, say)
         prove_plans(folder, manifest, tiles, expected, REFERENCE, say)
     return read_bundle(path)
 
 
-def _check(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
-    """Raise RequestError unless the bundle holds, undamaged, what plans are made of and compared with."""
+def fp32_outputs(bundle: Path, tiles: Tiles) -> dict[str, np.ndarray]:
+    """What ``REFERENCE`` makes of all tiles, one at a time; output -> (B, C, S, S)."""
+    with open_engine(bundle, engine="fp32", backend="cpu") as engine:
+        parts = [engine.infer(*tiles.one(i)) for i in range(len(tiles.image))]
+    return {name: np.concatenate(outputs) for name, outputs in zip(OUTPUTS, zip(*parts, strict=True), strict=True)}
+
+
+def _check_whole(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
+    """Raise RequestError unless the bundle names what plans are made of and compared with."""
     if not any(BACKEND in entry["backends"] for entry in kept):
         raise RequestError(
             f"{bundle.path}: holds no ONNX file for TensorRT: export it again with 'ecea-export CHECKPOINT --tensorrt'"
@@ -76,6 +81,10 @@ def _check(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
             f"{bundle.path}: holds no fp32 engine for the CPU to compare plans with: export it again with "
             "'ecea-export CHECKPOINT --tensorrt'"
         )
+
+
+def _check_files(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
+    """Raise RequestError where one of the files that are taken over is missing or damaged."""
     names = {file["name"] for entry in kept for file in entry["files"]}
     for record in bundle.engines:
         if {file.name for file in record.files} <= names:
@@ -85,17 +94,3 @@ def _check(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
 def _present_batches(manifest: dict[str, Any]) -> tuple[int, ...]:
     plans = [entry["plan"] for entry in manifest["engines"] if entry.get("plan")]
     return check_batches([int(size) for plan in plans for size in plan["batches"]])
-
-
-def _reference(bundle: Bundle, tiles: Tiles) -> dict[str, np.ndarray]:
-    with open_engine(bundle.path, engine="fp32", backend="cpu") as engine:
-        parts = [engine.infer(*tiles.one(i)) for i in range(len(tiles.image))]
-    return {name: np.concatenate(outputs) for name, outputs in zip(OUTPUTS, zip(*parts, strict=True), strict=True)}
-
-
-def _take_over(old: Path, new: Path) -> None:
-    """The same file under another name, without copying where the disk can."""
-    try:
-        os.link(old, new)
-    except OSError:
-        shutil.copyfile(old, new)

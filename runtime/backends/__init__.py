@@ -47,20 +47,20 @@ class Backend:
 
     Attributes:
         verifies: it calls ``settings.verify`` itself, because it does not always read the model's files.
-        require: raises ``BackendUnavailable`` where it takes no look at a model, and hardly any time, to know that the
-            backend is not for this machine.
+        require: given an engine, raises ``BackendUnavailable`` where it takes no look at a model, and hardly any time,
+            to know that the backend is not for this machine, or not for that engine.
     """
 
     load: Callable[[Path, Settings], Session]
     layer_times: Callable[[Path, Settings, Inputs], list[LayerTime]]
-    require: Callable[[], None] = lambda: None
+    require: Callable[[str], None] = lambda engine: None
     verifies: bool = False
 
 
 # In the order in which ``auto`` tries them.
 BACKENDS: dict[str, Backend] = {
-    "tensorrt": Backend(tensorrt.load, tensorrt.layer_times, require_gpu),
-    "cuda": Backend(cuda.load, cuda.layer_times, require_gpu),
+    "tensorrt": Backend(tensorrt.load, tensorrt.layer_times, lambda engine: require_gpu()),
+    "cuda": Backend(cuda.load, cuda.layer_times, cuda.require),
     "openvino": Backend(openvino.load, openvino.layer_times, verifies=True),
     "cpu": Backend(cpu.load, cpu.layer_times),
 }

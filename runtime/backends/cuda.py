@@ -99,6 +99,17 @@ class _Binding:
         self._shape = inputs["image"].shape
 
 
+def require(engine: str) -> None:
+    """Return where there is a GPU, and the provider is one for this engine.
+
+    Raises:
+        BackendUnavailable: where not.
+    """
+    require_gpu()
+    if engine == "int8":
+        raise BackendUnavailable("ONNX Runtime has no integer kernels for CUDA: int8 would be slower there than fp16")
+
+
 def load(model: Path, settings: Settings) -> CudaSession:
     """Load an ONNX model on the GPU.
 
@@ -136,9 +147,7 @@ def kernel_times(events: list[dict[str, Any]]) -> list[LayerTime]:
 
 
 def _create(model: Path, settings: Settings, profile: str | None = None) -> Any:
-    require_gpu()
-    if settings.engine == "int8":
-        raise BackendUnavailable("ONNX Runtime has no integer kernels for CUDA: int8 would be slower there than fp16")
+    require(settings.engine)
     try:
         import onnxruntime
     except ImportError as error:

@@ -130,6 +130,25 @@ class Device:
         context.detach()
         owned.clear()  # of a context that is detached, pycuda frees nothing
 
+    def free_bytes(self) -> int:
+        """Memory of the GPU that nobody uses at this moment.
+
+        Raises:
+            EceaError: where not even that much is left that CUDA can start.
+        """
+        held = self._context is not None
+        try:
+            if not held:
+                self.open()
+            with self.current():
+                free, _ = self._driver.mem_get_info()
+        except self._driver.Error as error:
+            raise EceaError(f"{self.name}: cannot be used ({error}): end what else runs on it") from error
+        finally:
+            if not held:
+                self.close()
+        return int(free)
+
     def _keep(self, resource: Any) -> Any:
         self._owned.append(resource)
         return resource

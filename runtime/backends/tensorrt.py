@@ -25,15 +25,8 @@ from ecea.runtime.backends.cuda_device import Device
 from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.backends.nvidia import require_gpu
 from ecea.runtime.backends.settings import Settings
-from ecea.runtime.backends.tensorrt_plans import (
-    INPUTS,
-    OUTPUTS,
-    Errors,
-    Plans,
-    check_machine,
-    import_tensorrt,
-    rebuild,
-)
+from ecea.runtime.backends.tensorrt_library import Messages, import_tensorrt
+from ecea.runtime.backends.tensorrt_plans import INPUTS, OUTPUTS, Plans, check_machine, rebuild
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]
@@ -53,20 +46,20 @@ class Run:
     recorded of is not to be changed.
     """
 
-    def __init__(self, context: Any, stream: Any, errors: Errors) -> None:
+    def __init__(self, context: Any, stream: Any, messages: Messages) -> None:
         self.context = context
         self._stream = stream
-        self._errors = errors
+        self._messages = messages
         self._graph: cuda_graph.Graph | None = None
 
     def record(self) -> None:
         """Record the graph, where that can be had; the first run sets up what is left to be set up."""
         self.start()
         self._stream.synchronize()
-        self._errors.reraise()
+        self._messages.reraise()
         self._graph = cuda_graph.record(self._stream.handle, self._enqueue)
         if self._graph is None:
-            self._errors.clear()
+            self._messages.clear()
 
     def start(self) -> None:
         """Put the kernels into the stream.
@@ -77,7 +70,7 @@ class Run:
         if self._graph is not None:
             self._graph.launch()
         elif not self._enqueue():
-            raise EceaError(self._errors.first("TensorRT did not start the batch"))
+            raise EceaError(self._messages.first("TensorRT did not start the batch"))
 
     def close(self) -> None:
         if self._graph is not None:
@@ -164,7 +157,7 @@ class TensorRtSession:
             for _ in range(lanes):
                 lane = Lane(device, max(plans.batches), plans.tile_size)
                 for batch in plans.batches:
-                    run = Run(plans.context(batch, lane.addresses, work), lane.stream, plans.errors)
+                    run = Run(plans.context(batch, lane.addresses, work), lane.stream, plans.messages)
                     closing.callback(run.close)
                     if profiler is not None:
                         run.context.profiler = profiler
@@ -172,7 +165,7 @@ class TensorRtSession:
                         run.record()
                     lane.runs[batch] = run
                 self._idle.put(lane)
-            plans.errors.clear()
+            plans.messages.clear()
             self._closing: ExitStack | None = closing.pop_all()
 
     def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +183,7 @@ class TensorRtSession:
                 while started:
                     self._idle.put(self._finish(started, outputs))
         except BaseException as error:  # work may be under way in the lanes: none of them is used again
-            self._failure = self._failure or self._plans.errors.first(str(error))
+            self._failure = self._failure or self._plans.messages.first(str(error))
             if not isinstance(error, Exception):
                 raise
             raise EceaError(self._failure) from error
@@ -232,13 +225,13 @@ class TensorRtSession:
                 raise EceaError(self._failure)
             lane.start(batch, self._last)
             self._last = lane.computed
-            self._plans.errors.reraise()
+            self._plans.messages.reraise()
 
     def _finish(self, started: deque[tuple[Lane, slice]], outputs: Mapping[str, Tensor]) -> Lane:
         """Wait for the oldest that was started, and hand its result over."""
         lane, part = started[0]
         lane.wait()
-        self._plans.errors.reraise()
+        self._plans.messages.reraise()
         lane.empty({name: tensor[part] for name, tensor in outputs.items()})
         started.popleft()
         return lane
@@ -281,19 +274,20 @@ def _open(model: Path, settings: Settings, *, lanes: int, profiler: Any = None) 
     bundle = model.parent
     if settings.plan is None:
         raise BackendUnavailable(f"the bundle holds no plans of this engine: build them with {rebuild(bundle)}")
-    trt, device, errors = import_tensorrt(), Device(), Errors()
+    trt, device = import_tensorrt(), Device()
+    messages = Messages(trt)
     check_machine(settings.plan, trt.__version__, device, bundle)
     arithmetic = "f16" if settings.plan.half_layers else "f32"
     try:
         device.open()
         with device.current():
-            plans = Plans(trt, bundle, settings.plan.batches, errors)
+            plans = Plans(trt, bundle, settings.plan.batches, messages)
             return TensorRtSession(device, plans, lanes=lanes, arithmetic=arithmetic, profiler=profiler)
     except Exception as error:
         device.close()
         if isinstance(error, EceaError):
             raise
-        raise EceaError(f"{model}: TensorRT cannot load it: {errors.first(str(error))}") from error
+        raise EceaError(f"{model}: TensorRT cannot load it: {messages.first(str(error))}") from error
 
 
 def _parts(count: int, batches: tuple[int, ...]) -> list[tuple[slice, int]]:

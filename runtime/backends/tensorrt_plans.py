@@ -6,34 +6,18 @@ place, and its bytes are compared once more in the memory that TensorRT is given
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ecea.runtime.backends.cuda_device import Device
+from ecea.runtime.backends.tensorrt_library import Messages
 from ecea.runtime.bundle import BundleFile, PlanRecord
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
 
 INPUTS: Mapping[str, int] = {"image": 3, "edge": 1, "mask": 1}  # name -> channels
 OUTPUTS: Mapping[str, int] = {"out": 3, "out_edge": 1}
-
-
-def import_tensorrt() -> ModuleType:
-    """TensorRT's Python package.
-
-    Raises:
-        BackendUnavailable: where it, or the library beneath it, is not there.
-    """
-    try:
-        import tensorrt
-    except (ImportError, OSError) as error:
-        raise BackendUnavailable(
-            f"TensorRT cannot be imported ({error}): install ecea with its 'tensorrt' extra"
-        ) from error
-    module: ModuleType = tensorrt
-    return module
 
 
 def rebuild(bundle: Path) -> str:
@@ -58,92 +42,12 @@ def check_machine(plan: PlanRecord, version: str, device: Device, bundle: Path) 
     )
 
 
-class Errors:
-    """What TensorRT has to say when something fails: what its error recorder is given, and the errors that it logs."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._recorded: list[tuple[Any, str]] = []
-        self._logged: list[str] = []
-
-    def record(self, code: Any, description: str) -> None:
-        with self._lock:
-            self._recorded.append((code, description))
-
-    def log(self, message: str) -> None:
-        with self._lock:
-            self._logged.append(message)
-
-    def recorded(self) -> list[tuple[Any, str]]:
-        """Code and text of each error, the oldest first."""
-        with self._lock:
-            return list(self._recorded)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._recorded.clear()
-            self._logged.clear()
-
-    def first(self, otherwise: str) -> str:
-        """The oldest error, which is the cause of the others, in one line; ``otherwise`` where there is none."""
-        with self._lock:
-            texts = [text for _, text in self._recorded] or self._logged or [otherwise]
-        return " ".join(texts[0].split())
-
-    def reraise(self) -> None:
-        """Raise what TensorRT has recorded although its calls succeeded.
-
-        Raises:
-            EceaError: where there is something.
-        """
-        if self.recorded():
-            raise EceaError(f"TensorRT reports: {self.first('')}")
-
-
-def listeners(trt: ModuleType, errors: Errors) -> tuple[Any, Any]:
-    """A logger that is silent, and an error recorder; both keep in ``errors`` what goes wrong."""
-    severity = trt.ILogger.Severity
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, level: Any, msg: str) -> None:
-            if level in (severity.INTERNAL_ERROR, severity.ERROR):
-                errors.log(msg)
-
-    class Recorder(trt.IErrorRecorder):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IErrorRecorder.__init__(self)
-
-        def num_errors(self) -> int:
-            return len(errors.recorded())
-
-        def get_error_code(self, index: int) -> Any:
-            return errors.recorded()[index][0]
-
-        def get_error_desc(self, index: int) -> str:
-            return errors.recorded()[index][1]
-
-        def has_overflowed(self) -> bool:
-            return False
-
-        def clear(self) -> None:
-            errors.clear()
-
-        def report_error(self, code: Any, description: str) -> bool:
-            errors.record(code, description)
-            return True  # each ends what TensorRT is doing
-
-    return Logger(), Recorder()
-
-
 class Plans:
     """The plans of one engine, loaded: an engine of TensorRT's for each batch size.
 
     Attributes:
         trt: the module.
-        errors: what TensorRT says.
+        messages: what TensorRT says.
         tile_size: side of a tile in pixels.
         memory: bytes that the hungriest of them works in.
 
@@ -151,15 +55,14 @@ class Plans:
         EceaError: where TensorRT does not take them.
     """
 
-    def __init__(self, trt: ModuleType, folder: Path, files: Mapping[int, BundleFile], errors: Errors) -> None:
+    def __init__(self, trt: ModuleType, folder: Path, files: Mapping[int, BundleFile], messages: Messages) -> None:
         self.trt: Any = trt
-        self.errors = errors
-        self._logger, self._recorder = listeners(trt, errors)
+        self.messages = messages
         try:
-            self._runtime = trt.Runtime(self._logger)
+            self._runtime = trt.Runtime(messages.logger)
         except TypeError as error:  # what the bindings make of a library that returns nothing
-            raise BackendUnavailable(f"TensorRT does not start ({errors.first(str(error))})") from error
-        self._runtime.error_recorder = self._recorder
+            raise BackendUnavailable(f"TensorRT does not start ({messages.first(str(error))})") from error
+        self._runtime.error_recorder = messages.recorder
         self._engines = {batch: self._load(folder / file.name, file) for batch, file in sorted(files.items())}
         self.tile_size = 0
         for batch, engine in self._engines.items():
@@ -185,14 +88,14 @@ class Plans:
         engine = self._engines[batch]
         context = engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
-            raise EceaError(self.errors.first("TensorRT makes no execution context"))
-        context.error_recorder = self._recorder
+            raise EceaError(self.messages.first("TensorRT makes no execution context"))
+        context.error_recorder = self.messages.recorder
         context.set_device_memory(memory, self.memory)
         accepted = [
             context.set_input_shape(name, self._shape(batch, channels)) for name, channels in INPUTS.items()
         ] + [context.set_tensor_address(name, address) for name, address in addresses.items()]
         if not all(accepted) or context.infer_shapes():
-            raise EceaError(self.errors.first(f"TensorRT does not accept the tensors of a batch of {batch}"))
+            raise EceaError(self.messages.first(f"TensorRT does not accept the tensors of a batch of {batch}"))
         return context
 
     def layer_types(self, batch: int) -> dict[str, str]:
@@ -211,11 +114,11 @@ class Plans:
             raise RequestError(f"{path}: has changed since its hash was compared: copy the bundle again")
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            why = self.errors.first("it says no more")
+            why = self.messages.first("it says no more")
             raise EceaError(
                 f"{path}: TensorRT does not take this plan ({why}): build it anew with {rebuild(path.parent)}"
             )
-        engine.error_recorder = self._recorder
+        engine.error_recorder = self.messages.recorder
         return engine
 
     def _check(self, path: Path, batch: int, engine: Any) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -196,8 +197,7 @@ def test_an_engine_that_is_not_there_can_be_made(desk: Desk) -> None:
 def test_a_backend_that_does_not_load(backend: str, desk: Desk, without: Run) -> None:
     module = {"openvino": "openvino", "cpu": "onnxruntime"}[backend]
     sentence = desk.refusal("scene.tif", *OUT, backend=backend, env=without(module))
-    assert sentence.startswith("tiny.ecea: no backend can run fp32 here")
-    assert f"{backend}: " in sentence
+    assert sentence.startswith(f"tiny.ecea: the backend '{backend}' that was named cannot run fp32 here (")
     assert f"no lib{module}.so on this machine" in sentence
     assert "--backend" in sentence
 
@@ -205,8 +205,8 @@ def test_a_backend_that_does_not_load(backend: str, desk: Desk, without: Run) ->
 @pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
 def test_a_gpu_s_backend_where_none_runs_it(backend: str, desk: Desk) -> None:
     sentence = desk.refusal("scene.tif", *OUT, backend=backend)
-    assert sentence.startswith(f"tiny.ecea: no backend can run fp32 here ({backend}: ")
-    assert sentence.endswith("): choose another with --backend")
+    assert sentence.startswith(f"tiny.ecea: the backend '{backend}' that was named cannot run fp32 here (")
+    assert sentence.endswith("): name another with --backend, or auto")
 
 
 def test_no_backend_at_all(desk: Desk, without: Run) -> None:
@@ -327,6 +327,13 @@ def test_a_report_with_no_place(desk: Desk) -> None:
 )
 def test_a_bad_option(option: str, value: str, said: str, desk: Desk) -> None:
     assert said in desk.refusal("scene.tif", *OUT, f"{option}={value}")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--streams", "0"), ("--threads", "-7"), ("--batch", "many")])
+def test_a_value_that_cannot_be_read_is_repeated(option: str, value: str, desk: Desk) -> None:
+    """Some versions of typer leave it out."""
+    sentence = desk.refusal("scene.tif", *OUT, f"{option}={value}")
+    assert re.fullmatch(rf"Invalid value for '{option}': .*(?<![\w-]){value}(?!\w).*: see ecea-run -h", sentence)
 
 
 def test_reference_mode_is_for_8_bits(desk: Desk) -> None:

@@ -42,6 +42,7 @@ class Bench:
         self.small, self.monkeypatch = small, monkeypatch
         self.said: list[str] = []
         self.loaded: list[tuple[str, str]] = []
+        self.absent: tuple[str, ...] = ()
 
     def __call__(
         self, form: Form, accuracy: dict[str, float], target_db: float | None = None, native: bool = True
@@ -52,13 +53,13 @@ class Bench:
             def loading(model: Path, settings: Settings) -> Session:
                 (arithmetic,) = settings.arithmetic
                 self.loaded.append((name, arithmetic))
-                if arithmetic not in accuracy:
+                if arithmetic not in accuracy or name in self.absent:
                     raise BackendUnavailable("no such thing here")
                 return Session(self.small, accuracy[arithmetic], arithmetic)
 
             return loading
 
-        for name in ("openvino", "cpu"):
+        for name in ("openvino", "cpu", "cuda"):
             backend: Any = Backend(load(name), lambda *arguments: [])  # type: ignore[arg-type]
             self.monkeypatch.setitem(checking.BACKENDS, name, backend)
         has = ("bf16", "f32") if native else ("f32",)
@@ -77,6 +78,11 @@ def bench(small: Any, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def form(engine: str, backend: str = "openvino") -> Form:
     (found,) = (form for form in forms(engine) if form.backends == (backend,))
+    return found
+
+
+def for_gpus(engine: str) -> Form:
+    (found,) = (form for form in forms(engine) if "tensorrt" in form.backends)
     return found
 
 
@@ -140,3 +146,18 @@ def test_a_form_that_is_wrong_in_float32_is_no_form(bench: Bench) -> None:
 def test_a_backend_that_is_not_here_is_told(bench: Bench) -> None:
     assert bench(form("fp16"), {}) == ([], ("f32",))
     assert any("on openvino: not compared, no such thing here" in line for line in bench.said)
+
+
+@pytest.mark.parametrize("engine", ["fp32", "fp16"])
+def test_the_form_for_gpus_is_compared_on_cuda_where_that_loads(engine: str, bench: Bench) -> None:
+    entries, _ = bench(for_gpus(engine), {"f32": 120})
+    assert [backend for backend, _, output in entries if output == "out"] == ["cpu", "cuda"]
+    bench.absent = ("cuda",)
+    entries, _ = bench(for_gpus(engine), {"f32": 120})
+    assert [backend for backend, _, output in entries if output == "out"] == ["cpu"]
+    assert any("on cuda: not compared, no such thing here" in line for line in bench.said)
+
+
+def test_int8_is_not_tried_on_cuda(bench: Bench) -> None:
+    bench(for_gpus("int8"), {"f32": 120}, target_db=45)
+    assert bench.loaded == [("cpu", "f32")]

@@ -44,6 +44,16 @@ def test_every_backend_has_one_form_and_is_checked(engine: str) -> None:
         assert set(form.checked_on) >= set(form.backends) & {"openvino", "cpu"}
 
 
+def test_int8_is_not_for_cuda_and_its_files_are_named_as_ever() -> None:
+    """ONNX Runtime has no integer kernels for CUDA."""
+    made = {form.file_name: form.backends for form in forms("int8")}
+    assert made == {
+        "generator.int8.openvino.onnx": ("openvino",),
+        "generator.int8.cpu.onnx": ("cpu",),
+        "generator.int8.onnx": ("tensorrt",),
+    }
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_general_form_keeps_attention_as_a_node_with_a_body(engine: str, built: dict[str, ir.Model]) -> None:
     model = built[f"generator.{engine}.onnx"]

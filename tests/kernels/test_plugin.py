@@ -6,8 +6,6 @@ import importlib
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,18 +19,6 @@ from ecea.kernels.triton_kernel import expectation_attention_kernel
 
 ARCHITECTURE = 90
 LEVELS = [(4096, 1), (1024, 2), (256, 4), (64, 8)]
-
-
-@pytest.fixture(scope="module")
-def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The genuine bindings; other tests find ``tensorrt`` as it was before."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent)
-        module = importlib.import_module("tensorrt_stubs").load(tmp_path_factory.mktemp("stubs"))
-        importlib.import_module("tensorrt.plugin")
-        yield module
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt"]:
-        del sys.modules[name]
 
 
 class World:

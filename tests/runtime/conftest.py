@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -221,33 +218,6 @@ def recipe_of() -> Callable[..., Recipe]:
             "to_values": lambda unit, position: unit,
         }
         return Recipe(**(fields | changes))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """TensorRT's genuine bindings; other tests find ``tensorrt`` as it was before."""
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in (Path(__file__).parents[1] / "kernels", Path(__file__).parent):
-            patch.syspath_prepend(folder)
-        yield importlib.import_module("tensorrt_stubs").load(tmp_path_factory.mktemp("stubs"))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt"]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``libcuda(init=0, count=1)``: a driver that answers so when it is asked for GPUs, and can do nothing else."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    folder = tmp_path_factory.mktemp("libcuda")
-
-    def make(init: int = 0, count: int = 1) -> Path:
-        path = folder / f"libcuda-{init}-{count}.so"
-        text = f"int cuInit(unsigned f){{return {init};}} int cuDeviceGetCount(int*n){{*n={count};return 0;}}"
-        subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", path, "-"], input=text.encode(), check=True)
-        return path
 
     return make
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecea.runtime import inpaint
-from ecea.runtime.backends import tensorrt, tensorrt_plans
+from ecea.runtime.backends import tensorrt
 
 SIZE = 32
 
@@ -115,6 +114,17 @@ def test_a_scene_is_filled(world: Any, tmp_path: Path, write_scene: Any, read_ba
     world.check_released()
 
 
+def test_memory_is_asked_for_when_an_engine_is_opened_and_not_again(world: Any) -> None:
+    world.bundle()
+    with world.open(streams=3) as engine:
+        asked = [world.gpu.calls.count(name) for name in ("mem_alloc", "pagelocked_empty")]
+        assert asked == [1 + 3, 3 * 5]  # what the plans work in, and three lanes
+        for batch in (1, 4, 9):
+            engine.infer(*world.inputs(batch))
+        assert asked == [world.gpu.calls.count(name) for name in ("mem_alloc", "pagelocked_empty")]
+    world.check_released()
+
+
 def test_a_batch_that_a_profile_fixes_is_taken(world: Any) -> None:
     world.bundle(plans={4: world.fake.plan_bytes(4, SIZE, shown_batch=-1)})
     with world.open() as engine:
@@ -135,23 +145,6 @@ def test_layers_are_timed(world: Any) -> None:
             ("shade", "", 0.001),
         ]
     assert world.gpu.violations == []
-
-
-def test_the_recorder_and_the_logger_are_what_tensorrt_asks_for(trt: ModuleType) -> None:
-    errors = tensorrt_plans.Errors()
-    logger, recorder = tensorrt_plans.listeners(trt, errors)
-    asked = {name for name, _ in inspect.getmembers(trt.IErrorRecorder, callable) if not name.startswith("_")}
-    assert asked <= set(vars(type(recorder)))
-    assert "log" in vars(type(logger))
-    logger.log(trt.ILogger.Severity.WARNING, "slow")
-    logger.log(trt.ILogger.Severity.ERROR, "bad")
-    assert errors.first("nothing") == "bad"
-    assert recorder.report_error(trt.ErrorCodeTRT.FAILED_ALLOCATION, "out of memory") is True
-    assert (recorder.num_errors(), recorder.has_overflowed()) == (1, False)
-    assert recorder.get_error_code(0) == trt.ErrorCodeTRT.FAILED_ALLOCATION
-    assert recorder.get_error_desc(0) == errors.first("nothing") == "out of memory"
-    recorder.clear()
-    assert errors.first("nothing") == "nothing"
 
 
 def test_the_fake_of_pycuda_is_called_as_pycuda_is(trt: ModuleType) -> None:

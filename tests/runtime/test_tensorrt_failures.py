@@ -15,6 +15,7 @@ import pytest
 
 from ecea.runtime import EceaError, RequestError, inpaint
 from ecea.runtime.backends import cuda_device, nvidia, tensorrt_plans
+from ecea.runtime.backends.tensorrt_library import Messages
 from ecea.runtime.errors import BackendUnavailable
 
 SIZE = 32
@@ -51,7 +52,7 @@ def test_a_scene_that_fails_midway_is_not_half_written(world: Any, call: str, tm
     with world.open(streams=2) as engine:
         world.fail_from_now_on(call, sticky=True, after=6)
         with pytest.raises(EceaError, match=r"site\.ecea: tensorrt failed on a batch of 1: .*illegal memory access"):
-            inpaint(path, tmp_path / "o.tif", engine)
+            inpaint(path, tmp_path / "o.tif", engine, batch=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -119,7 +120,7 @@ def test_plans_for_another_machine_are_told_before_tensorrt_sees_them(
     world: Any, changes: dict[str, str], message: str
 ) -> None:
     world.bundle(**changes)
-    with pytest.raises(RequestError, match=rf"no backend can run fp16 here \(tensorrt: .*{message}{COMMAND}"):
+    with pytest.raises(RequestError, match=rf"'tensorrt' that was named cannot run fp16 here \(.*{message}{COMMAND}"):
         world.open()
     assert "deserialize_cuda_engine" not in world.gpu.calls
     assert "Device.retain_primary_context" not in world.gpu.calls
@@ -186,7 +187,7 @@ def test_a_plan_of_something_else_is_refused(world: Any, changes: dict[str, Any]
 def test_a_driver_without_a_gpu(world: Any, libcuda: Callable[..., Path], init: int, count: int, message: str) -> None:
     world.monkeypatch.setattr(nvidia, "_LIBRARY", str(libcuda(init, count)))
     world.bundle()
-    with pytest.raises(RequestError, match=f"tensorrt: the NVIDIA driver {message}"):
+    with pytest.raises(RequestError, match=rf"\(the NVIDIA driver {message}"):
         world.open()
     assert world.gpu.calls == []
 
@@ -194,7 +195,7 @@ def test_a_driver_without_a_gpu(world: Any, libcuda: Callable[..., Path], init: 
 def test_no_driver_is_told_before_anything_is_read(world: Any) -> None:
     world.monkeypatch.setattr(nvidia, "_LIBRARY", "libcuda.absent.so")
     (world.bundle() / "generator.fp16.b1.plan").unlink()
-    with pytest.raises(RequestError, match=r"no backend can run fp16 here \(tensorrt: no NVIDIA driver\)"):
+    with pytest.raises(RequestError, match=r"'tensorrt' that was named cannot run fp16 here \(no NVIDIA driver\)"):
         world.open()
     with pytest.raises(BackendUnavailable, match="no NVIDIA driver"):
         nvidia.require_gpu()
@@ -206,7 +207,7 @@ def test_no_driver_is_told_before_anything_is_read(world: Any) -> None:
 def test_a_package_that_is_not_there(world: Any, module: str, message: str) -> None:
     world.monkeypatch.setitem(sys.modules, module, None)
     world.bundle()
-    with pytest.raises(RequestError, match=rf"tensorrt: {message} imported \(.*\): install ecea with its 'tensorrt'"):
+    with pytest.raises(RequestError, match=rf"\({message} imported \(.*\): install ecea with its 'tensorrt'"):
         world.open()
 
 
@@ -215,7 +216,7 @@ def test_the_bindings_without_their_library(trt: ModuleType) -> None:
     if "tensorrt_libs" in sys.modules:
         pytest.skip("the library is here")
     with pytest.raises(BackendUnavailable, match="TensorRT does not start"):
-        tensorrt_plans.Plans(trt, Path(), {}, tensorrt_plans.Errors())
+        tensorrt_plans.Plans(trt, Path(), {}, Messages(trt))
 
 
 def test_a_bundle_without_plans_is_told_how_to_build_them(world: Any) -> None:

@@ -1,10 +1,10 @@
-"""TensorRT's genuine Python classes, and a machine made of fakes of them."""
+"""A machine with TensorRT and a GPU, made of fakes of TensorRT's genuine Python classes."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,20 +13,7 @@ import pytest
 
 from ecea.kernels import ahead_of_time
 from ecea.kernels.tactics import TACTICS
-
-
-@pytest.fixture(scope="module")
-def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The genuine bindings; other tests find ``tensorrt`` as it was before."""
-    here = Path(__file__).parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(here)
-        patch.syspath_prepend(here.parents[1] / "kernels")
-        module = importlib.import_module("tensorrt_stubs").load(tmp_path_factory.mktemp("stubs"))
-        importlib.import_module("tensorrt.plugin")
-        yield module
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt"]:
-        del sys.modules[name]
+from ecea.runtime.backends import nvidia
 
 
 @pytest.fixture
@@ -36,7 +23,15 @@ def one_tactic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(trt: ModuleType, one_tactic: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A process with TensorRT and an H100, with a cache folder of its own."""
+def world(
+    trt: ModuleType,
+    one_tactic: None,
+    libcuda: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Any:
+    """A process with TensorRT and an H100 (``tensorrt_builder.World``), with a cache folder of its own."""
     monkeypatch.setenv("ECEA_CACHE", str(tmp_path / "cache"))
-    return importlib.import_module("tensorrt_world").World(trt)
+    monkeypatch.setattr(nvidia, "_LIBRARY", str(libcuda()))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)  # its graphs are faked for tests of the runtime alone
+    return importlib.import_module("tensorrt_builder").World(trt, monkeypatch)

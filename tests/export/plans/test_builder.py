@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from ecea.export.plans import builder, inspection, messages, network
+from ecea.export.plans import builder, inspection, network
 from ecea.kernels import plugin
 from ecea.runtime.bundle import Bundle
 
@@ -33,7 +33,7 @@ def check_builds(world: Any, folder: Path, module: Any = builder) -> None:
     plan, said = build(world, folder, module=module)
     assert plan.inspection.plugin_layers == 9
     assert 0.5 < plan.inspection.half_layers < 0.95
-    assert plan.inspection.device_memory_bytes == 123_000_000
+    assert plan.inspection.device_memory_bytes == 3 * 3 * 4 * 64**2  # of the fake: an image of float32
     assert len(plan.plugin_sha256) == 64
     (config,) = world.configs
     assert config.limits == {"WORKSPACE": 30 << 30}
@@ -66,7 +66,7 @@ REFUSALS = [
     ("body", "took 0 nodes of generator.fp16.onnx for plugins, expected 9"),
     ("fuse", "holds 0 plugin layers, expected 9"),
     ("memory", "memory, of which 64425 MB were free, does not suffice to build it (Requested amount of GPU memory"),
-    ("load", "TensorRT does not load what it has just built (TensorRT gives no reason)"),
+    ("load", "TensorRT does not load what it has just built (Serialization: magic tag)"),
     ("types", "the inspector tells the types of none of its"),
     ("timings", "TensorRT takes no timing cache"),
 ]
@@ -158,34 +158,9 @@ def test_a_failure_is_forgotten_by_the_next_build(
 def test_a_builder_that_does_not_start(world: Any, exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """The genuine class over a library that returns nothing, as it does without a driver."""
     monkeypatch.setattr(world.trt, "Builder", world.genuine.Builder)
-    if Path(world.genuine.__file__).parent.name != "tensorrt_bindings":
+    if Path(world.trt.__file__).parent.name != "tensorrt_bindings":
         pytest.skip("TensorRT itself is here, and its builder may start")
     check_refuses(world, exported.path, "", "TensorRT's builder does not start")
-
-
-def test_the_recorder_and_the_logger_are_genuine(trt: ModuleType) -> None:
-    heard = messages.Messages(trt)
-    assert heard.why() == "TensorRT gives no reason"
-    heard.logger.log(trt.ILogger.Severity.WARNING, "a plan may be slow")
-    assert heard.why() == "TensorRT gives no reason"
-    heard.logger.log(trt.ILogger.Severity.ERROR, "out of\nmemory")
-    assert (heard.why(), heard.out_of_memory) == ("out of memory", True)
-    assert heard.recorder.report_error(trt.ErrorCodeTRT.INVALID_CONFIG, "first") is False
-    heard.recorder.report_error(trt.ErrorCodeTRT.INTERNAL_ERROR, "second")
-    recorder = heard.recorder
-    assert [recorder.get_error_code(i) for i in range(recorder.num_errors())] == [
-        trt.ErrorCodeTRT.INVALID_CONFIG, trt.ErrorCodeTRT.INTERNAL_ERROR,
-    ]  # fmt: skip
-    assert (recorder.get_error_desc(1), recorder.has_overflowed(), heard.why()) == ("second", False, "first")
-    recorder.clear()
-    assert recorder.num_errors() == 0
-
-
-def test_the_recorder_has_every_method_of_its_class(trt: ModuleType) -> None:
-    """What it does not override, TensorRT finds missing when it calls it."""
-    genuine = {name for name, value in vars(trt.IErrorRecorder).items() if inspect.isroutine(value)}
-    own = vars(type(messages.Messages(trt).recorder))
-    assert {name for name in genuine if not name.startswith("_")} <= set(own)
 
 
 # Timings

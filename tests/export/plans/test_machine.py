@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from ecea.export.plans import machine
-from ecea.export.plans.machine import find_machine, machine_if
+from ecea.export.plans.machine import find_machine, machine_if, required_machine
+from ecea.runtime.backends import nvidia
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
 
 
-class DriverError(Exception):
-    pass
-
-
-class Device:
-    """A GPU as pycuda shows it; two contexts may be on top of one another."""
-
-    stack: list[int] = []  # noqa: RUF012
-    capability = (9, 0)
-
-    def __init__(self, number: int) -> None:
-        assert number == 0
-
-    @staticmethod
-    def count() -> int:
-        return 1
-
-    def name(self) -> str:
-        return "NVIDIA H100 80GB HBM3"
-
-    def compute_capability(self) -> tuple[int, int]:
-        return self.capability
-
-    def retain_primary_context(self) -> Any:
-        return SimpleNamespace(push=lambda: self.stack.append(1))
-
-
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A machine on which everything loads: the driver through pycuda, TensorRT 11; to be broken."""
-    driver: Any = ModuleType("pycuda.driver")
-    driver.Error, driver.Device = DriverError, type("Device", (Device,), {"stack": []})
-    driver.init = lambda: None
-    driver.Context = SimpleNamespace(pop=driver.Device.stack.pop)
-    driver.mem_get_info = lambda: (5_000_000_000, 80_000_000_000)
-    package: Any = ModuleType("pycuda")
-    package.driver, package.__path__ = driver, []
-    trt: Any = ModuleType("tensorrt")
-    trt.__version__ = "11.4.0.106"
-    for name, module in (("pycuda", package), ("pycuda.driver", driver), ("tensorrt", trt)):
-        monkeypatch.setitem(sys.modules, name, module)
+def gpu(trt: ModuleType, libcuda: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A machine on which everything loads: the driver, also through pycuda, TensorRT; to be broken."""
+    fake = importlib.import_module("pycuda_fake")
+    made = fake.Gpu()
+    fake.install(made, monkeypatch)
+    monkeypatch.setattr(nvidia, "_LIBRARY", str(libcuda()))
     version = tmp_path / "version"
     version.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC 13.3.0")
     monkeypatch.setattr(machine, "_DRIVER_FILE", version)
-    return driver
+    return made
 
 
 def lacks(name: str, why: str) -> Callable[..., None]:
@@ -77,13 +46,16 @@ def lacks(name: str, why: str) -> Callable[..., None]:
     return apply
 
 
-def test_all_is_there(cuda: Any) -> None:
+def test_all_is_there(gpu: Any) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
+    gpu.free = 5_000_000_000
     found = find_machine()
     assert found.gpu == machine.Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.95.05")
     assert found.gpu.architecture == 90
     assert found.free_bytes() == 5_000_000_000
-    assert cuda.Device.stack == []
+    assert gpu.stack() == []
+    assert gpu.released == ["context"]
+    assert gpu.violations == []
     assert machine_if(True)[0] is not None
     assert machine_if(False) == (None, "not asked for")
 
@@ -96,7 +68,7 @@ def test_all_is_there(cuda: Any) -> None:
         (
             "pycuda.driver",
             "libcuda.so.1: cannot open",
-            "the NVIDIA driver cannot be loaded (libcuda.so.1: cannot open)",
+            "pycuda cannot be imported (libcuda.so.1: cannot open)",
         ),
         (
             "ecea.kernels.ahead_of_time",
@@ -104,57 +76,54 @@ def test_all_is_there(cuda: Any) -> None:
             "Triton, which compiles the attention kernel, cannot",
         ),
     ],
-    ids=["no tensorrt", "no libnvinfer", "no driver", "no triton"],
+    ids=["no tensorrt", "no libnvinfer", "no pycuda", "no triton"],
 )
 def test_what_cannot_be_imported_is_named(
-    name: str, why: str, said: str, cuda: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, why: str, said: str, gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacks(name, why)(monkeypatch)
     with pytest.raises(BackendUnavailable) as failure:
         find_machine()
     assert said in str(failure.value)
     assert machine_if(None) == (None, str(failure.value))
-    with pytest.raises(RequestError, match=r"^TensorRT plans cannot be built here, .*--no-tensorrt$"):
+    with pytest.raises(RequestError, match=r"^TensorRT plans cannot be built here, .*, or leave .* --no-tensorrt$"):
         machine_if(True)
+    with pytest.raises(RequestError, match=r"^TensorRT plans cannot be built here, .* machine that has the GPU$"):
+        required_machine()
 
 
-def test_an_older_tensorrt(cuda: Any) -> None:
-    sys.modules["tensorrt"].__version__ = "10.14.1"  # type: ignore[attr-defined]
+def test_an_older_tensorrt(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["tensorrt"], "__version__", "10.14.1")
     with pytest.raises(BackendUnavailable, match=r"TensorRT is 10.14.1, expected 11 or newer"):
         find_machine()
 
 
-def test_no_gpu(cuda: Any) -> None:
-    cuda.Device.count = staticmethod(lambda: 0)
-    with pytest.raises(BackendUnavailable, match="the NVIDIA driver finds no GPU"):
-        find_machine()
-
-    def init() -> None:
-        raise DriverError("cuInit failed: no CUDA-capable device is detected")
-
-    cuda.init = init
-    with pytest.raises(BackendUnavailable, match=r"finds no GPU .cuInit failed"):
-        find_machine()
+def test_no_gpu(gpu: Any, libcuda: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before anything is said of what is installed."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for library, message in (("libcuda.absent.so", "no NVIDIA driver"), (libcuda(0, 0), "driver finds no GPU")):
+        monkeypatch.setattr(nvidia, "_LIBRARY", str(library))
+        with pytest.raises(BackendUnavailable, match=message):
+            find_machine()
 
 
-def test_a_gpu_that_the_kernel_is_not_compiled_for(cuda: Any) -> None:
+def test_a_gpu_that_the_kernel_is_not_compiled_for(gpu: Any) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    cuda.Device.capability = (7, 5)
+    gpu.capability = (7, 5)
     with pytest.raises(BackendUnavailable, match="the GPU is sm_75, expected one of sm_80, sm_86"):
         find_machine()
 
 
-def test_a_gpu_that_is_full(cuda: Any) -> None:
+@pytest.mark.parametrize("call", ["mem_get_info", "Device.retain_primary_context"])
+def test_a_gpu_that_is_full(call: str, gpu: Any) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     found = find_machine()
-
-    def full() -> None:
-        raise DriverError("cuMemGetInfo failed: out of memory")
-
-    cuda.mem_get_info = full
+    fake = importlib.import_module("pycuda_fake")
+    gpu.failures[call] = deque([fake.LogicError(f"{call} failed: out of memory")])
     with pytest.raises(EceaError, match=r"^NVIDIA H100 80GB HBM3: cannot be used \(.*out of memory\): end what else"):
         found.free_bytes()
-    assert cuda.Device.stack == []
+    assert gpu.stack() == []
+    assert gpu.violations == []
 
 
 @pytest.mark.parametrize(
@@ -165,6 +134,6 @@ def test_a_gpu_that_is_full(cuda: Any) -> None:
         ("something else", "unknown"),
     ],
 )
-def test_the_driver_s_version(text: str, version: str, cuda: Any) -> None:
+def test_the_driver_s_version(text: str, version: str, gpu: Any) -> None:
     machine._DRIVER_FILE.write_text(text)
     assert machine._driver_version() == version

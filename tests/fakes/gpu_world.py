@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pycuda_fake
 import pytest
-import tensorrt_fake
+import tensorrt_runtime
 
 from ecea.runtime import open_engine
 
@@ -25,13 +25,10 @@ class World:
 
     def __init__(self, trt: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.trt, self.monkeypatch = trt, monkeypatch
-        self.pycuda, self.fake = pycuda_fake, tensorrt_fake
+        self.pycuda, self.fake = pycuda_fake, tensorrt_runtime
         self.gpu = self.pycuda.Gpu()
         self.path = folder / "site.ecea"
-        package = ModuleType("pycuda")
-        package.driver = self.pycuda.driver_of(self.gpu)  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "pycuda", package)
-        monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
+        self.pycuda.install(self.gpu, monkeypatch)
         self.fake.install(trt, self.gpu, monkeypatch)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -63,6 +64,7 @@ class Gpu:
         failures: name of a call -> the exceptions that its next calls raise; None lets one pass.
         broken: an error from which the GPU does not recover has happened: every call fails.
         released: what was released, in that order.
+        clock: seconds that its work has taken, of work that says so.
         violations: what a real GPU or pycuda would have punished later, and elsewhere.
     """
 
@@ -75,6 +77,7 @@ class Gpu:
         self.broken: Exception | None = None
         self.calls: list[str] = []
         self.released: list[str] = []
+        self.clock = 0.0
         self.violations: list[str] = []
         self.blocks: dict[int, np.ndarray] = {}
         self.pinned = 0
@@ -337,6 +340,15 @@ def driver_of(gpu: Gpu) -> ModuleType:
     vars(module).update({name: value for name, value in locals().items() if name not in ("gpu", "module")})
     vars(module).update(Error=Error, LogicError=LogicError, MemoryError=OutOfMemory)
     return module
+
+
+def install(gpu: Gpu, monkeypatch: Any) -> None:
+    """Let ``pycuda.driver`` be the fake."""
+    package = ModuleType("pycuda")
+    package.__path__ = []  # a package, whose modules may be missing
+    package.driver = driver_of(gpu)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
 
 
 def parameters(line: str) -> list[tuple[str, bool]]:

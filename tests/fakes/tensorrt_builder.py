@@ -1,64 +1,80 @@
-"""TensorRT as our builder meets it: fakes of the genuine classes that do, for a build, what the library does.
+"""TensorRT's builder and parser: fakes of the genuine classes that do, for a build, what the library does.
 
 The parser takes a node for a plugin where one of its name is registered, and its function body elsewhere; the builder
-asks the plugins for all that a build asks, swallows what they raise, and makes a "plan" that tells the layers' types as
-they stand in the ONNX file.
+asks the plugins for all that a build asks, swallows what they raise, and makes a plan that ``tensorrt_runtime`` runs
+and that tells the layers' types as they stand in the ONNX file.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
+import pycuda_fake
+import tensorrt_runtime
 from onnx import TensorProto
+from tensorrt_contract import check_call, fake
+from tensorrt_host import Host
 
 from ecea.export.plans import machine as machine_module
 from ecea.kernels import plugin
+from ecea.runtime.backends.cuda_device import Device
 
 GPU = machine_module.Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.95.05")
 FREE = 60 << 30
+NEEDED = 128 << 20  # bytes, of any build
+
+NO_KERNEL = "could not find any implementation for node"
 
 TYPE_NAMES = {TensorProto.FLOAT: "Float", TensorProto.FLOAT16: "Half", TensorProto.INT8: "Int8"}
 
 
+class HostMemory(bytes):
+    """Bytes that TensorRT has made."""
+
+
 class World:
-    """One process with TensorRT.
+    """One process with TensorRT and a GPU, made of numpy, that plans can be built for and run on.
 
     Attributes:
+        trt: the module ``tensorrt``, with builder, parser and runtime faked.
+        genuine: those three as they were.
+        gpu: its driver (``pycuda_fake``).
         machine: to build on.
         parsed: the ONNX models that the parser was given.
         configs: the builder's configurations.
+        changes: of the next plans, as ``tensorrt_runtime`` understands them; a function is asked with the network.
+        seconds: that a build takes by the GPU's clock which finds no timings of an earlier one.
+        refuses: whether the builder finds no kernels for a network.
         fail: what goes wrong: ``parse``, ``memory``, ``load``, ``types``, ``body`` (the parser overlooks the plugin),
             ``fuse`` (plugins vanish from the plan), ``timings`` (none is taken), ``swallow`` (a plan in spite of a
-            plugin's failure).
+            plugin's failure), ``slow`` (timings save nothing).
     """
 
-    def __init__(self, trt: ModuleType) -> None:
-        fakes = importlib.import_module("tensorrt_fakes")
-        self.genuine, self._fakes = trt, fakes
+    def __init__(self, trt: ModuleType, monkeypatch: Any) -> None:
+        self.trt: Any = trt
+        self.genuine = SimpleNamespace(Builder=trt.Builder, OnnxParser=trt.OnnxParser, Runtime=trt.Runtime)
         self._forget_plugins()
-        self.host = importlib.import_module("tensorrt_host").Host(trt)
+        self.host = Host(trt)
         self.fail: set[str] = set()
+        self.changes: dict[str, Any] = {}
+        self.seconds = 0.0
+        self.refuses: Callable[[Any], bool] = lambda network: False
         self.parsed: list[onnx.ModelProto] = []
         self.configs: list[Any] = []
         self.flags: list[int] = []
-        self.cuda = SimpleNamespace(
-            Device=lambda number: SimpleNamespace(
-                retain_primary_context=lambda: SimpleNamespace(push=lambda: None, pop=lambda: None)
-            ),
-            Context=SimpleNamespace(pop=lambda: None),
-            mem_get_info=lambda: (FREE, 80 << 30),
-            Error=RuntimeError,
-        )
-        self.trt: Any = ModuleType("tensorrt")
-        vars(self.trt).update({name: getattr(trt, name) for name in dir(trt) if not name.startswith("__")})
-        self.trt.__version__ = "11.4.0.106"
-        self.trt.Builder, self.trt.OnnxParser, self.trt.Runtime = self._builder, self._parser, self._runtime
-        self.machine: Any = machine_module.Machine(self.trt, GPU, self.cuda)  # type: ignore[arg-type]
+        self.gpu = pycuda_fake.Gpu(GPU.name)
+        self.gpu.free = FREE
+        pycuda_fake.install(self.gpu, monkeypatch)
+        tensorrt_runtime.install(trt, self.gpu, monkeypatch)
+        monkeypatch.setattr(trt, "Builder", self._builder)
+        monkeypatch.setattr(trt, "OnnxParser", self._parser)
+        monkeypatch.setattr(trt, "__version__", "11.4.0.106")
+        self.machine = machine_module.Machine(trt, GPU, Device())
 
     def _forget_plugins(self) -> None:
         library = importlib.import_module("tensorrt.plugin._lib")
@@ -67,25 +83,20 @@ class World:
         vars(library.op).pop("ecea", None)
         plugin.register.cache_clear()
 
-    def fake(self, genuine: type, **behaviour: Any) -> Any:
-        return self._fakes.fake(self.genuine, genuine, **behaviour)
-
-    def _construct(self, genuine: type, *arguments: Any) -> None:
-        self._fakes.check_call(self.genuine, genuine.__init__, arguments, {})  # type: ignore[misc]
-
     # The builder
 
     def _builder(self, logger: Any) -> Any:
-        self._construct(self.genuine.Builder, logger)
+        check_call(self.genuine.Builder.__init__, (logger,), {})
 
         def create_network(flags: int = 0) -> Any:
             self.flags.append(flags)
-            network = self.fake(self.genuine.INetworkDefinition, num_layers=0)
+            network = fake(self.trt.INetworkDefinition, num_layers=0, get_layer=None)
             vars(network)["plugins"] = []
             return network
 
-        builder = self.fake(
+        builder = fake(
             self.genuine.Builder,
+            error_recorder=None,
             create_network=create_network,
             create_builder_config=self._config,
             build_serialized_network=lambda network, config: self._build(builder, network, config),
@@ -96,53 +107,64 @@ class World:
         def attach(cache: Any, ignore_mismatch: bool) -> bool:
             if "timings" in self.fail or cache.serialize() == b"of another machine":
                 return False
-            config._values["get_timing_cache"] = lambda: cache
+            implementation.get_timing_cache = lambda: cache
             return True
 
         def create(stored: bytes) -> Any:
-            return self.fake(self.genuine.ITimingCache, serialize=lambda: self._fakes.HostMemory(stored))
+            return fake(self.trt.ITimingCache, serialize=lambda: HostMemory(stored))
 
         limits: dict[Any, int] = {}
-        flags = {self.genuine.BuilderFlag.TF32}
-        config = self.fake(
-            self.genuine.IBuilderConfig,
+        flags = {self.trt.BuilderFlag.TF32}
+        config = fake(
+            self.trt.IBuilderConfig,
             create_timing_cache=create,
             set_timing_cache=attach,
             set_memory_pool_limit=lambda pool, pool_size: limits.update({pool.name: pool_size}),
             clear_flag=flags.discard,
             set_flag=flags.add,
         )
+        implementation = vars(config)["_implementation"]
         vars(config).update(limits=limits, flags_set=flags)
         self.configs.append(config)
         return config
 
     def _build(self, builder: Any, network: Any, config: Any) -> Any:
-        recorder, codes = builder.error_recorder, self.genuine.ErrorCodeTRT
-        if "memory" in self.fail:
+        recorder, codes = builder.error_recorder, self.trt.ErrorCodeTRT
+        if "memory" in self.fail or self.gpu.free < NEEDED:
             recorder.report_error(codes.FAILED_ALLOCATION, "Requested amount of GPU memory could not be allocated")
+            return None
+        if self.refuses(network):
+            recorder.report_error(codes.UNSPECIFIED_ERROR, NO_KERNEL)
             return None
         for made, shapes in network.plugins:
             try:
-                self.host.build(made, shapes, self.genuine.DataType.HALF, shapes[0][0])
+                self.host.build(made, shapes, self.trt.DataType.HALF, shapes[0][0])
             except Exception:  # as TensorRT does: it tells that something failed, not what
-                recorder.report_error(codes.UNSPECIFIED_ERROR, "could not find any implementation for node")
+                recorder.report_error(codes.UNSPECIFIED_ERROR, NO_KERNEL)
                 if "swallow" not in self.fail:
                     return None
-        timings = bytes(config.get_timing_cache().serialize()) + b"+"
-        config.get_timing_cache()._values["serialize"] = lambda: self._fakes.HostMemory(timings)
-        return self._fakes.HostMemory(json.dumps({"Layers": network.layers}).encode())
+        cache = config.get_timing_cache()
+        if not cache.serialize() or "slow" in self.fail:
+            self.gpu.clock += self.seconds
+        timings = bytes(cache.serialize()) + b"+"
+        vars(cache)["_implementation"].serialize = lambda: HostMemory(timings)
+        if "load" in self.fail:
+            return HostMemory(b"no plan")
+        batch, _, size, _ = network.image
+        changes = {name: made(network) if callable(made) else made for name, made in self.changes.items()}
+        return HostMemory(tensorrt_runtime.plan_bytes(batch, size, Layers=network.layers, **changes))
 
     # The parser
 
     def _parser(self, network: Any, logger: Any) -> Any:
-        self._construct(self.genuine.OnnxParser, network, logger)
-        error = self.fake(
-            self.genuine.ParserError,
+        check_call(self.genuine.OnnxParser.__init__, (network, logger), {})
+        error = fake(
+            self.trt.ParserError,
             node_name=lambda: "node_Conv_7",
             node_operator=lambda: "Conv",
             desc=lambda: "kernel weights must be constant",
         )
-        return self.fake(
+        return fake(
             self.genuine.OnnxParser,
             parse=lambda model, path=None: self._parse(network, model, path),
             num_errors=1,
@@ -164,10 +186,11 @@ class World:
                 network.plugins.append((made, [shapes[name] for name in node.input]))
             shown = "PluginV3" if made is not None and "fuse" not in self.fail else node.op_type
             layers.append(self._layer(node, shown, types))
-            kinds.append(self.genuine.LayerType.PLUGIN_V3 if made is not None else self.genuine.LayerType.CAST)
-        vars(network)["layers"] = layers
-        network._values["num_layers"] = len(kinds)
-        network._values["get_layer"] = lambda index: self.fake(self.genuine.ILayer, type=kinds[index])
+            kinds.append(self.trt.LayerType.PLUGIN_V3 if made is not None else self.trt.LayerType.CAST)
+        vars(network).update(layers=layers, image=shapes["image"])
+        implementation = vars(network)["_implementation"]
+        implementation.num_layers = len(kinds)
+        implementation.get_layer = lambda index: fake(self.trt.ILayer, type=kinds[index])
         return True
 
     def _plugin(self, node: onnx.NodeProto) -> Any:
@@ -185,21 +208,6 @@ class World:
             return [{"Name": name, known: TYPE_NAMES.get(types.get(name, 0), "Int64")} for name in names]
 
         return {"Name": node.name, "LayerType": shown, "Inputs": side(node.input), "Outputs": side(node.output)}
-
-    # The runtime
-
-    def _runtime(self, logger: Any) -> Any:
-        self._construct(self.genuine.Runtime, logger)
-
-        def load(plan: bytes) -> Any:
-            if "load" in self.fail:
-                return None
-            inspector = self.fake(self.genuine.EngineInspector, get_engine_information=lambda format: plan.decode())
-            return self.fake(
-                self.genuine.ICudaEngine, create_engine_inspector=lambda: inspector, device_memory_size_v2=123_000_000
-            )
-
-        return self.fake(self.genuine.Runtime, deserialize_cuda_engine=load)
 
 
 def _values(model: onnx.ModelProto) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:

@@ -1,0 +1,141 @@
+"""TensorRT's Python package, and what it says went wrong: it returns nothing, or False, and tells listeners why."""
+
+import threading
+from types import ModuleType
+from typing import Any
+
+from ecea.runtime.errors import BackendUnavailable, EceaError
+
+_MEMORY_HAS_RUN_OUT = ("failed_allocation", "out of memory", "outofmemory")
+
+
+def import_tensorrt() -> ModuleType:
+    """TensorRT's Python package.
+
+    Raises:
+        BackendUnavailable: where it, or the library beneath it, is not there.
+    """
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(
+            f"TensorRT cannot be imported ({error}): install ecea with its 'tensorrt' extra"
+        ) from error
+    module: ModuleType = tensorrt
+    return module
+
+
+class Messages:
+    """Everything that TensorRT has reported as an error; it does so from any of its threads.
+
+    Args:
+        trt: the module ``tensorrt``.
+        every_error_ends: what TensorRT is doing ends with the first error; else it goes on where it can, as a build
+            does when one kernel of many fails.
+
+    Attributes:
+        logger: a ``tensorrt.ILogger``, to create builder, parser and runtime with. It prints nothing.
+        recorder: a ``tensorrt.IErrorRecorder``, to give to them.
+    """
+
+    def __init__(self, trt: ModuleType, *, every_error_ends: bool = True) -> None:
+        self._heard = _Heard()
+        self.logger = _logger(trt, self._heard)
+        self.recorder = _recorder(trt, self._heard, every_error_ends)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory has run out, on the device or on the host."""
+        said = " ".join([*(f"{code.name} {text}" for code, text in self._heard.errors()), *self._heard.lines()])
+        return any(sign in " ".join(said.lower().split()) for sign in _MEMORY_HAS_RUN_OUT)
+
+    def first(self, otherwise: str = "TensorRT gives no reason") -> str:
+        """The oldest error, which is the cause of the others, in one line; ``otherwise`` where there is none."""
+        texts = [text for _, text in self._heard.errors()] or self._heard.lines() or [otherwise]
+        return " ".join(texts[0].split())
+
+    def reraise(self) -> None:
+        """Raise what TensorRT has recorded although its calls succeeded.
+
+        Raises:
+            EceaError: where there is something.
+        """
+        if self._heard.errors():
+            raise EceaError(f"TensorRT reports: {self.first()}")
+
+    def clear(self) -> None:
+        """Start anew, after an error that has been dealt with."""
+        self._heard.clear()
+
+
+class _Heard:
+    """What recorder and logger keep. They live as long as anything that was made with them, and know nothing else."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recorded: list[tuple[Any, str]] = []
+        self._logged: list[str] = []
+
+    def record(self, code: Any, description: str) -> None:
+        with self._lock:
+            self._recorded.append((code, description))
+
+    def log(self, message: str) -> None:
+        with self._lock:
+            self._logged.append(message)
+
+    def errors(self) -> list[tuple[Any, str]]:
+        """Code and text of each error that was recorded, the oldest first."""
+        with self._lock:
+            return list(self._recorded)
+
+    def lines(self) -> list[str]:
+        """What was logged as an error, the oldest first."""
+        with self._lock:
+            return list(self._logged)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._recorded.clear()
+            self._logged.clear()
+
+
+def _logger(trt: ModuleType, heard: _Heard) -> Any:
+    severities = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in severities:
+                heard.log(msg)
+
+    return Logger()
+
+
+def _recorder(trt: ModuleType, heard: _Heard, every_error_ends: bool) -> Any:
+    class Recorder(trt.IErrorRecorder):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IErrorRecorder.__init__(self)
+
+        def num_errors(self) -> int:
+            return len(heard.errors())
+
+        def get_error_code(self, index: int) -> Any:
+            return heard.errors()[index][0]
+
+        def get_error_desc(self, index: int) -> str:
+            return heard.errors()[index][1]
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            heard.clear()
+
+        def report_error(self, code: Any, description: str) -> bool:
+            heard.record(code, description)
+            return every_error_ends
+
+    return Recorder()

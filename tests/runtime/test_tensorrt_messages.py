@@ -1,0 +1,58 @@
+"""What TensorRT's error recorder and logger are told, through the genuine classes."""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+
+import pytest
+
+from ecea.runtime import EceaError
+from ecea.runtime.backends.tensorrt_library import Messages
+
+
+def test_the_recorder_and_the_logger_have_every_method_of_their_classes(trt: ModuleType) -> None:
+    """What they do not override, TensorRT finds missing when it calls it."""
+    messages = Messages(trt)
+    asked = {name for name, _ in inspect.getmembers(trt.IErrorRecorder, callable) if not name.startswith("_")}
+    assert asked <= set(vars(type(messages.recorder)))
+    assert "log" in vars(type(messages.logger))
+
+
+def test_errors_are_kept_and_warnings_are_not(trt: ModuleType) -> None:
+    messages = Messages(trt)
+    assert messages.first() == "TensorRT gives no reason"
+    messages.logger.log(trt.ILogger.Severity.WARNING, "a plan may be slow")
+    assert messages.first("nothing") == "nothing"
+    messages.logger.log(trt.ILogger.Severity.ERROR, "out of\nmemory")
+    assert (messages.first(), messages.out_of_memory) == ("out of memory", True)
+    messages.reraise()  # what is only logged may have been dealt with
+
+
+def test_what_is_recorded_goes_before_what_is_logged(trt: ModuleType) -> None:
+    messages = Messages(trt)
+    recorder, codes = messages.recorder, trt.ErrorCodeTRT
+    messages.logger.log(trt.ILogger.Severity.INTERNAL_ERROR, "logged")
+    recorder.report_error(codes.INVALID_CONFIG, "first")
+    recorder.report_error(codes.INTERNAL_ERROR, "second")
+    found = [(recorder.get_error_code(i), recorder.get_error_desc(i)) for i in range(recorder.num_errors())]
+    assert found == [(codes.INVALID_CONFIG, "first"), (codes.INTERNAL_ERROR, "second")]
+    assert (messages.first(), recorder.has_overflowed(), messages.out_of_memory) == ("first", False, False)
+    with pytest.raises(EceaError, match=r"^TensorRT reports: first$"):
+        messages.reraise()
+    recorder.clear()
+    assert (recorder.num_errors(), messages.first("nothing")) == (0, "nothing")
+
+
+def test_memory_that_has_run_out_is_known_by_its_code(trt: ModuleType) -> None:
+    messages = Messages(trt)
+    messages.recorder.report_error(trt.ErrorCodeTRT.FAILED_ALLOCATION, "so much was asked for")
+    assert messages.out_of_memory
+    messages.clear()
+    assert not messages.out_of_memory
+
+
+def test_an_error_ends_a_run_and_not_a_build(trt: ModuleType) -> None:
+    for ends in (True, False):
+        recorder = Messages(trt, every_error_ends=ends).recorder
+        assert recorder.report_error(trt.ErrorCodeTRT.INTERNAL_ERROR, "a kernel failed") is ends
