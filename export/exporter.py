@@ -26,7 +26,7 @@ from ecea.export.plans.machine import machine_if
 from ecea.export.say import Say
 from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
-from ecea.model import CheckpointError, Generator, load_generator
+from ecea.model import CheckpointError, Generator, GeneratorConfig, load_generator
 from ecea.runtime.bundle import MANIFEST_NAME, SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import RequestError
 
@@ -77,7 +77,7 @@ def export_bundle(
     source = _prepare(_load(checkpoint, num_heads, say), engines, scenes, scene_options or {}, say)
     with whole_or_nothing(target) as folder:
         records = _write_engines(source, engines, int8_target_db, folder, say)
-        manifest = _manifest(checkpoint, source, records)
+        manifest = describe_bundle(checkpoint, source.generator.config, source.tiles, records, source.calibration)
         if machine is not None:
             build_plans(folder, manifest, machine, sizes, say)
             prove_plans(folder, manifest, source.tiles, source.expected, "PyTorch", say)
@@ -223,9 +223,14 @@ def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], targe
         raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
 
 
-def _manifest(checkpoint: Path, source: _Source, records: Sequence[EngineRecord]) -> dict[str, Any]:
-    """What the bundle says of itself, but for plans."""
-    config, tiles = source.generator.config, source.tiles
+def describe_bundle(
+    checkpoint: Path,
+    config: GeneratorConfig,
+    tiles: Tiles,
+    records: Sequence[EngineRecord],
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    """The manifest: what a bundle says of itself, but for plans."""
     return {
         "schema": SCHEMA_VERSION,
         "configuration": dataclasses.asdict(config),
@@ -234,7 +239,7 @@ def _manifest(checkpoint: Path, source: _Source, records: Sequence[EngineRecord]
         "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
         "engines": [dataclasses.asdict(record) for record in records],
         "parity_tiles": {"count": len(tiles.image), "source": tiles.source, "sha256": _hash_tiles(tiles)},
-        "calibration": _describe_calibration(source.calibration),
+        "calibration": _describe_calibration(calibration),
         "made_with": _versions(),
     }
 

@@ -34,8 +34,8 @@ class Form:
 
     @property
     def file_name(self) -> str:
-        """``generator.ENGINE.onnx`` for GPUs, ``generator.ENGINE.BACKEND.onnx`` for one backend's own."""
-        own = "" if "tensorrt" in self.backends else f".{self.backends[0]}"
+        """``generator.ENGINE.BACKEND.onnx`` for one backend's own, ``generator.ENGINE.onnx`` for GPUs or several."""
+        own = "" if "tensorrt" in self.backends or len(self.backends) > 1 else f".{self.backends[0]}"
         return f"generator.{self.engine}{own}.onnx"
 
 

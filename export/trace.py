@@ -17,7 +17,7 @@ OUTPUTS = ("out", "out_edge")
 _EXAMPLE_BATCH = 2
 
 
-def trace(generator: Generator) -> ir.Model:
+def trace(generator: Generator, *, fold: bool = True) -> ir.Model:
     """Trace a generator to an ONNX model of any batch size.
 
     Attention becomes one node ``ecea::ExpectationAttention`` each, with a function body of standard operators. The
@@ -25,6 +25,8 @@ def trace(generator: Generator) -> ir.Model:
 
     Args:
         generator: in eval mode; it shares its weights with the result.
+        fold: compute what depends on weights alone, batch norms into convolutions among it; if not, every weight is one
+            of the generator's as it is.
 
     Returns:
         A model with inputs ``image`` (B, 3, S, S), ``edge`` and ``mask`` (B, 1, S, S) and outputs ``out``
@@ -47,7 +49,7 @@ def trace(generator: Generator) -> ir.Model:
             opset_version=STANDARD_OPSET,
             dynamic_shapes=(batch, batch, batch),
             custom_translation_table={torch.ops.ecea.expectation_attention.default: translate_attention},
-            optimize=True,
+            optimize=fold,
             verify=False,
             verbose=False,
         )

@@ -32,7 +32,7 @@ def evaluate(
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="telea, navier-stokes, fillnodata, nearest or laplace; all for all of them; repeat for several."),
+        typer.Option(help="telea, navier-stokes, fillnodata, nearest, laplace, or all; repeat for several."),
     ] = None,
     masks: Annotated[
         list[Path] | None,

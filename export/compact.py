@@ -1,0 +1,174 @@
+"""A bundle as small as its weights: one file of FP16 weights, checkpoint and engine at once.
+
+``ecea-export`` makes bundles fast: every engine has weights of its own, folded and rearranged for a backend. A compact
+bundle is for shipping: its graphs are the traced generator as it is, and refer to the tensors of a ``.safetensors``
+file that is a checkpoint like any other. Made with
+
+    python -m ecea.export.compact CHECKPOINT NAME.ecea
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import InlinePass
+from safetensors.torch import save
+from torch import Tensor
+
+from ecea.export.checking import Checker
+from ecea.export.exporter import describe_bundle
+from ecea.export.folder import describe_file, whole_or_nothing, write_manifest
+from ecea.export.forms import Form, finish
+from ecea.export.parity import parity_tiles, reference, tile_sources
+from ecea.export.precision import half_storage
+from ecea.export.say import Say
+from ecea.export.trace import trace
+from ecea.model import load_generator
+from ecea.runtime.bundle import Bundle, EngineRecord, read_bundle
+
+WEIGHTS = "generator.safetensors"
+
+_BACKENDS = ("openvino", "cpu")
+_IN_MODEL = 1024  # bytes: smaller tensors stay inside the graph's own file
+
+_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """Where a tensor lies in the file of weights."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: None) -> Bundle:
+    """Round a checkpoint's weights to FP16 and write them with graphs for processors, as a bundle.
+
+    Args:
+        checkpoint: a generator's state dict, ``.pth`` or ``.safetensors``.
+        destination: the bundle, ``NAME.ecea``.
+        say: called with a line for each step.
+
+    Returns:
+        A bundle with the engines ``fp32`` and ``fp16``, both of the rounded weights: they differ in what they may
+        compute in. Its ``generator.safetensors`` is a checkpoint.
+
+    Raises:
+        CheckpointError: where the checkpoint cannot be read.
+        EceaError: where an engine does not match PyTorch, or the file system refuses; no bundle is written.
+    """
+    original = load_generator(checkpoint)
+    with whole_or_nothing(destination) as folder:
+        weights = folder / WEIGHTS
+        # Not save_file, whose files only their owner may read.
+        weights.write_bytes(save({name: _rounded(tensor) for name, tensor in original.state_dict().items()}))
+        generator = load_generator(weights, original.config.num_heads)
+        with tile_sources([], generator.config.img_size, {}) as sources:
+            tiles = parity_tiles(sources)
+        expected = reference(generator, tiles)
+        check = Checker(folder, generator, tiles, expected, say)
+        records = []
+        traced = trace(generator, fold=False)
+        for engine in ("fp32", "fp16"):
+            form = Form(engine, _BACKENDS, _BACKENDS, lambda model: None)
+            model = traced.clone()
+            InlinePass()(model)
+            half_storage(model)
+            finish(model)
+            refer_to(weights, model)
+            ir.save(model, folder / form.file_name)
+            onnx.checker.check_model(folder / form.file_name)
+            parity, arithmetic = check(form, None)
+            files = (describe_file(folder / form.file_name), describe_file(weights))
+            records.append(EngineRecord(engine, form.backends, files, parity, arithmetic))
+        write_manifest(folder, describe_bundle(checkpoint, generator.config, tiles, records, None))
+    return read_bundle(destination)
+
+
+def refer_to(path: Path, model: ir.Model) -> None:
+    """Replace the large initializers of a model by tensors of a ``.safetensors`` file, in place.
+
+    They are found by their bytes, as they are or transposed: the exporter turns the matrices of linear layers.
+
+    Raises:
+        ValueError: where the file does not hold one of them.
+    """
+    known = _by_content(path)
+    for value in list(model.graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= _IN_MODEL:
+            continue
+        match = known.get(_key(tensor.numpy().tobytes(), tuple(tensor.shape.numpy())))
+        if match is None:
+            raise ValueError(f"{path}: does not hold '{value.name}', {tensor.shape} of {tensor.dtype}")
+        stored, turned = match
+        external = ir.ExternalTensor(
+            path.name,
+            stored.offset,
+            stored.length,
+            stored.dtype,
+            shape=ir.Shape(stored.shape),
+            name=str(value.name),
+            base_dir=path.parent,
+        )
+        if turned:
+            _turn(model.graph, value, external)
+        else:
+            value.const_value = external
+
+
+def _turn(graph: ir.Graph, value: ir.Value, external: ir.ExternalTensor) -> None:
+    """Let those who read a matrix read the transpose of one that is stored."""
+    stored = ir.Value(
+        name=f"{value.name}.stored", shape=external.shape, type=ir.TensorType(external.dtype), const_value=external
+    )
+    external.name = stored.name
+    node = ir.node("Transpose", [stored], {"perm": [1, 0]}, name=f"{value.name}.turned")
+    result = node.outputs[0]
+    result.name, result.type, result.shape = node.name, value.type, value.shape
+    for reader, index in list(value.uses()):
+        reader.replace_input_with(index, result)
+    graph.initializers.pop(str(value.name))
+    graph.initializers.add(stored)
+    graph.insert_before(graph[0], node)
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    """FP16 where it saves anything: vectors (norms, biases) are small, and exact as they are."""
+    return tensor.half().contiguous() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor.contiguous()
+
+
+def _by_content(path: Path) -> dict[tuple[bytes, tuple[int, ...]], tuple[_Stored, bool]]:
+    """The tensors of a ``.safetensors`` file, by bytes and shape; matrices also by those of their transpose."""
+    raw = path.read_bytes()
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    found: dict[tuple[bytes, tuple[int, ...]], tuple[_Stored, bool]] = {}
+    for name, entry in json.loads(raw[8:begin]).items():
+        if name == "__metadata__" or entry["dtype"] not in _DTYPES:
+            continue
+        first, last = (begin + offset for offset in entry["data_offsets"])
+        shape = tuple(entry["shape"])
+        stored = _Stored(name, _DTYPES[entry["dtype"]], shape, first, last - first)
+        data = raw[first:last]
+        if len(shape) == 2:
+            turned = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(*shape, -1).transpose(0, 1)
+            found.setdefault(_key(turned.contiguous().numpy().tobytes(), shape[::-1]), (stored, True))
+        found[_key(data, shape)] = (stored, False)
+    return found
+
+
+def _key(data: bytes, shape: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
+    return hashlib.sha256(data).digest(), shape
+
+
+if __name__ == "__main__":
+    export_compact(Path(sys.argv[1]), Path(sys.argv[2]), say=print)
