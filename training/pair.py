@@ -175,8 +175,7 @@ def _build(options: TrainingOptions, start: Generator | None) -> tuple[Generator
 
 
 def _adam(network: nn.Module, options: TrainingOptions, rate: float) -> torch.optim.Adam:
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    group = {"params": learned, "initial_lr": rate}
+    group = {"params": list(network.parameters()), "initial_lr": rate}
     return torch.optim.Adam([group], lr=rate, betas=options.betas, weight_decay=options.weight_decay)
 
 

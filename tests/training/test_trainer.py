@@ -99,7 +99,6 @@ def refining(**changes: Any) -> TrainingOptions:
 def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, tmp_path: Path) -> None:
     chosen = refining(lr=2e-3, betas=(0.9, 0.99), clip_gradient=1.0, save_every=1)
     trainer = prepare(chosen, DataRequest([str(patches)], tiles_per_epoch=10), tmp_path / "out", device="cpu").trainer
-    start = {name: tensor.clone() for name, tensor in trainer.generator.state_dict().items()}
     tile = trainer.tiles[1, 0]
     inputs = [tile[name][None] for name in ("image", "edge", "mask")]
     smooth = smooth_fill(inputs[0], inputs[2])
@@ -111,10 +110,6 @@ def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, t
     assert left[-1] < 0.9 * left[0]
     trained = load_generator(tmp_path / "out" / "G_4.pth")
     assert trained.config.refine
-    # What is the same at every place stays so.
-    for name, tensor in trained.state_dict().items():
-        fixed = name.endswith("pos_embed") or name.startswith(("concat", "out_concat"))
-        assert not fixed or torch.equal(tensor, start[name]), name
 
 
 def test_a_run_may_start_from_a_checkpoint(patches: Path, tmp_path: Path) -> None:
