@@ -76,7 +76,8 @@ class Engine:
             mask: (B, 1, S, S) float32, 1 where missing, else 0.
 
         Returns:
-            The image (B, 3, S, S) and its edge map (B, 1, S, S), float32, values in (0, 0.7616).
+            The image (B, 3, S, S) and its edge map (B, 1, S, S), float32, values in (0, 0.7616); the image of a
+            refining generator (:mod:`ecea.model.refinement`) in [0, 1].
 
         Raises:
             RequestError: where a shape or dtype is not as above.
@@ -121,7 +122,7 @@ class Engine:
         if not np.isfinite(out).all():
             raise EceaError(
                 f"{self.bundle.path}: the {self.engine} engine gave values that are not finite on {self.backend}, "
-                "expected 0 to 0.7616: choose another with --engine or --backend"
+                "expected 0 to 1: choose another with --engine or --backend"
             )
         return out, out_edge
 
