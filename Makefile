@@ -29,8 +29,8 @@ demo: $(READY)
 	@echo "The scene:        $(DEMO)/scene.tif"
 	@echo "The filled scene: $(DEMO)/scene_filled.tif"
 	@echo "Before and after: $(DEMO)/before_after.png"
-	@echo "The generator of this demonstration is small and UNTRAINED: its stripes are noise of the right shape,"
-	@echo "in the right places. Export a trained checkpoint to see land in them."
+	@echo "The generator of this demonstration is small and UNTRAINED: its stripes are a smooth fill with faint noise"
+	@echo "on it, which any interpolation could give. Export a trained checkpoint to see land in them."
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu"

@@ -128,10 +128,10 @@ def refer_to(path: Path, model: ir.Model) -> None:
 
 def _turn(graph: ir.Graph, value: ir.Value, external: ir.ExternalTensor) -> None:
     """Let those who read a matrix read the transpose of one that is stored."""
+    external.name = f"{value.name}.stored"
     stored = ir.Value(
-        name=f"{value.name}.stored", shape=external.shape, type=ir.TensorType(external.dtype), const_value=external
+        name=external.name, shape=external.shape, type=ir.TensorType(external.dtype), const_value=external
     )
-    external.name = stored.name
     node = ir.node("Transpose", [stored], {"perm": [1, 0]}, name=f"{value.name}.turned")
     result = node.outputs[0]
     result.name, result.type, result.shape = node.name, value.type, value.shape

@@ -38,12 +38,10 @@ def begin_as_smooth_fill(generator: Generator) -> None:
     concatenate, token by token, instead of scattering it over the tile. All other weights stay as torch draws them, of
     unit gain: the published deviation of 0.02 silences the narrow levels of a small generator.
     """
-    last = generator.out.block8[2]
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for part in ("weight", "bias"):
+        nn.init.zeros_(generator.get_parameter(f"out.block8.2.{part}"))
     for name in _MIXERS:
-        mixer = generator.get_submodule(name)
-        tokens = mixer.weight.shape[0]
+        weight = generator.get_parameter(f"{name}.weight")
         with torch.no_grad():
-            mixer.weight.copy_(torch.eye(tokens).repeat(1, 2).unsqueeze(-1))
-        nn.init.zeros_(mixer.bias)
+            weight.copy_(torch.eye(len(weight)).repeat(1, 2).unsqueeze(-1))
+        nn.init.zeros_(generator.get_parameter(f"{name}.bias"))
