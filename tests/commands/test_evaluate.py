@@ -43,7 +43,7 @@ def test_a_bundle_beside_the_baselines(run: Run, bundle: Path, clean: Path, tmp_
     for text in ("Over gap pixels", "stripes of 9 px", "tiny.ecea fp32", "fillnodata", "(clean scene)", "9-14 px"):
         assert text in done.stdout
     content = json.loads((tmp_path / "out.json").read_text())
-    assert len(content["results"]) == 2 * 5
+    assert len(content["results"]) == 2 * 6
     tiny = [result["outcome"] for result in content["results"] if result["method"] == "tiny.ecea fp32"]
     # Its generator fills every gap with 0.25 and darkens the rest by half, which nobody sees but in --published.
     truth = np.asarray(_read(clean), float)
