@@ -45,6 +45,7 @@ $(LINKS):
 	@for folder in calibration export kernels model runtime; do ln -s $(CURDIR)/$$folder $@/ecea/$$folder; done
 
 test-gpu: $(LINKS)
+	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('no GPU here: nothing would be tested')"
 	PYTHONPATH=$(LINKS) $(PYTHON) -m pytest -m gpu tests/gpu $(ARGUMENTS)
 
 bench-gpu: $(LINKS)

@@ -89,6 +89,9 @@ def export(
             raise RequestError(
                 f"{checkpoint}: is not needed to rebuild the plans of {rebuild_plans}: leave out one of the two"
             )
+        if rebuild_plans is not None:
+            ignored = {"--output": output, "--engine": engine, "--no-tensorrt": tensorrt is False}
+            _refuse_beside_rebuild(rebuild_plans, ignored)
         try:
             from ecea.export.exporter import ENGINES, below_target, export_bundle
             from ecea.export.plans.bundling import DEFAULT_BATCHES
@@ -127,6 +130,16 @@ def export(
 def main() -> None:
     """Entry point."""
     start(app, COMMAND)
+
+
+def _refuse_beside_rebuild(bundle: Path, others: dict[str, object]) -> None:
+    """What a rebuild would have to ignore is refused."""
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise RequestError(
+            f"{' and '.join(given)}: cannot be given with --rebuild-plans, which builds all plans of {bundle} again in "
+            "their place: leave it out"
+        )
 
 
 def _say(line: str) -> None:

@@ -28,8 +28,9 @@ from ecea.export.parity import parity_tiles, reference, tile_sources
 from ecea.export.precision import half_storage
 from ecea.export.say import Say
 from ecea.export.trace import trace
-from ecea.model import load_generator
+from ecea.model import CheckpointError, load_generator
 from ecea.runtime.bundle import Bundle, EngineRecord, read_bundle
+from ecea.runtime.errors import EceaError
 
 WEIGHTS = "generator.safetensors"
 
@@ -171,4 +172,9 @@ def _key(data: bytes, shape: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
 
 
 if __name__ == "__main__":
-    export_compact(Path(sys.argv[1]), Path(sys.argv[2]), say=print)
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m ecea.export.compact CHECKPOINT NAME.ecea")
+    try:
+        export_compact(Path(sys.argv[1]), Path(sys.argv[2]), say=print)
+    except (EceaError, CheckpointError) as error:
+        sys.exit(str(error))

@@ -7,6 +7,7 @@ each file is compared with its recorded hash before it is used.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +162,9 @@ def read_bundle(path: Path) -> Bundle:
         if not 1 <= bundle.tile_size <= MAX_TILE_SIZE or schema < 1:
             raise ValueError("tile size")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        what = error if isinstance(error, KeyError | ValueError) else "an entry"  # the others speak of Python alone
         raise RequestError(
-            f"{manifest_path}: lacks or garbles {error}, which schema {schema} demands: export the bundle again"
+            f"{manifest_path}: lacks or garbles {what}, which schema {schema} demands: export the bundle again"
         ) from error
     return bundle
 
@@ -219,11 +221,14 @@ def _unreadable(path: Path, error: OSError) -> RequestError:
 
 def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
     files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in entry["files"])
-    if not files or not all(_is_plain(f.name) for f in files):
+    if not files or not all(_is_plain(f.name) and f.size >= 0 for f in files):
         raise ValueError("the files of an engine")
+    backends = tuple(map(str, entry["backends"]))
+    if entry.get("plan") is not None:
+        _demand("backends", list(backends), backends == ("tensorrt",), "tensorrt alone")
     return EngineRecord(
         engine=str(entry["engine"]),
-        backends=tuple(map(str, entry["backends"])),
+        backends=backends,
         files=files,
         parity=tuple(entry.get("parity", ())),
         arithmetic=tuple(map(str, entry.get("arithmetic", ("f32",)))),
@@ -232,22 +237,41 @@ def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
     )
 
 
-def _plan_record(entry: Mapping[str, Any], files: tuple[BundleFile, ...]) -> PlanRecord:
+def _plan_record(entry: object, files: tuple[BundleFile, ...]) -> PlanRecord:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"a plan ({entry!r}, expected what it was built with)")
+    # Plans are programs: one that is not among the files with a hash is not named here either.
     by_name = {file.name: file for file in files}
-    record = PlanRecord(
-        tensorrt=str(entry["tensorrt"]),
-        gpu=str(entry["gpu"]),
-        compute_capability=str(entry["compute_capability"]),
-        driver=str(entry["driver"]),
-        # Plans are programs: one that is not among the files with a hash is not named here either.
-        batches={int(batch): by_name[name] for batch, name in entry["batches"].items()},
+    batches, memory = entry["batches"], entry["device_memory_bytes"]
+    for field in ("tensorrt", "gpu", "driver"):
+        _demand(field, entry[field], isinstance(entry[field], str) and entry[field] != "", "a name")
+    capability = entry["compute_capability"]
+    _demand("compute_capability", capability, bool(re.fullmatch(r"\d+\.\d+", str(capability))), "one such as 9.0")
+    _demand("batches", batches, _is_by_batch(batches), "files by tiles in a batch, 1 or more")
+    _demand("batches", batches, all(name in by_name for name in batches.values()), "names of the engine's files")
+    _demand("device_memory_bytes", memory, _is_by_batch(memory) and memory.keys() == batches.keys(), "bytes by batch")
+    half_layers = float(entry["half_layers"])
+    _demand("half_layers", half_layers, 0 <= half_layers <= 1, "0 to 1")
+    return PlanRecord(
+        tensorrt=entry["tensorrt"],
+        gpu=entry["gpu"],
+        compute_capability=str(capability),
+        driver=entry["driver"],
+        batches={int(batch): by_name[name] for batch, name in batches.items()},
         plugin_sha256=entry["plugin_sha256"],
-        half_layers=float(entry["half_layers"]),
-        device_memory_bytes={int(batch): int(size) for batch, size in entry["device_memory_bytes"].items()},
+        half_layers=half_layers,
+        device_memory_bytes={int(batch): int(size) for batch, size in memory.items()},
     )
-    if not record.batches or min(record.batches) < 1 or not 0 <= record.half_layers <= 1:
-        raise ValueError("the plans of an engine")
-    return record
+
+
+def _is_by_batch(entry: object) -> bool:
+    """Whether the keys are batch sizes, written as numbers are: 4, not 04."""
+    return isinstance(entry, Mapping) and bool(entry) and all(re.fullmatch(r"[1-9]\d{0,5}", key) for key in entry)
+
+
+def _demand(field: str, found: object, good: bool, expected: str) -> None:
+    if not good:
+        raise ValueError(f"a plan's {field} ({found!r}, expected {expected})")
 
 
 def _is_plain(name: str) -> bool:

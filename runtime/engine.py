@@ -221,7 +221,9 @@ def open_engine(
             "another with --backend, or auto"
         )
     reasons = "; ".join(f"{names}: {why}" for names, why in by_reason(passed_over))
-    raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): choose another with --engine")
+    others = [name for name in contents.engine_names if name != engine]
+    advice = f"choose {' or '.join(others)} with --engine" if others else "export the bundle again on this machine"
+    raise RequestError(f"{path}: no backend can run {engine} here ({reasons}): {advice}")
 
 
 def by_reason(passed_over: dict[str, str]) -> list[tuple[str, str]]:
@@ -250,10 +252,10 @@ def _load(bundle: Bundle, engine: str, backend: str, threads: int, streams: int)
     Raises:
         BackendUnavailable: where the backend is not for this machine, engine or bundle.
     """
-    BACKENDS[backend].require(engine)  # before files are hashed: a machine without a GPU is not to wait for that
     record = bundle.record(engine, backend)
-    if record is None:
+    if record is None:  # wherever it is run: another machine does not help
         raise BackendUnavailable(f"the bundle holds no {engine} engine for it")
+    BACKENDS[backend].require(engine)  # before files are hashed: a machine without a GPU is not to wait for that
     # Half a gigabyte takes a third of a second to hash, so what is not read is not: see Backend.verifies.
     check = check_sizes if BACKENDS[backend].verifies else check_files
     model: Path = check(bundle, record)

@@ -47,9 +47,9 @@ def rebuild_plans(
     manifest: dict[str, Any] = json.loads((path / MANIFEST_NAME).read_bytes())
     kept = [entry for entry in manifest["engines"] if not entry.get("plan")]
     _check_whole(bundle, kept)
-    machine = required_machine()
-    _check_files(bundle, kept)
     sizes = check_batches(batches) or _present_batches(manifest) or DEFAULT_BATCHES
+    _check_files(bundle, kept)
+    machine = required_machine()
     with tile_sources(scenes, bundle.tile_size, scene_options or {}) as sources:
         tiles = parity_tiles(sources)
     expected = fp32_outputs(bundle.path, tiles)

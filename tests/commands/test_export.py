@@ -102,6 +102,11 @@ def test_a_bundle_that_is_not_there_is_told_before_what_is_not_installed(refusal
     assert refusal("--rebuild-plans", "absent.ecea").startswith("absent.ecea: is not a bundle")
 
 
+@pytest.mark.parametrize("option", [("-o", "other.ecea"), ("--engine", "fp16"), ("--no-tensorrt",)])
+def test_what_a_rebuild_would_ignore_is_refused(option: tuple[str, ...], refusal: Callable[..., str]) -> None:
+    assert "cannot be given with --rebuild-plans" in refusal("--rebuild-plans", "site.ecea", *option)
+
+
 def test_tensorrt_that_is_asked_for_and_missing(
     checkpoint: Path, run: Run, without: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:

@@ -215,12 +215,39 @@ def test_plans_are_read_and_go_before_what_they_were_built_of(tiny_bundle):
         {"batches": ["generator.fp16.b4.plan"]},
         {"half_layers": 1.5},
         {"half_layers": None},
+        {"half_layers": float("nan")},
         {"device_memory_bytes": {"4": "much"}},
+        {"device_memory_bytes": {"8": 7}},
+        {"batches": {"4": PLAN_FILE["name"], "04": PLAN_FILE["name"]}},
+        {"batches": {"1000000": PLAN_FILE["name"]}},
+        {"gpu": None},
+        {"compute_capability": "nine"},
     ],
 )
 def test_a_record_of_plans_that_is_garbled_is_told(tiny_bundle, changes):
-    with pytest.raises(RequestError, match=r"manifest\.json: lacks or garbles"):
+    with pytest.raises(RequestError, match=r"manifest\.json: lacks or garbles .+: export the bundle again") as caught:
         with_plan(tiny_bundle(), PLAN | changes)
+    assert "object has no attribute" not in str(caught.value)
+
+
+def test_what_is_wrong_with_a_plan_is_named_with_what_was_found(tiny_bundle):
+    bundle = tiny_bundle()
+    with pytest.raises(RequestError, match=r"garbles a plan's half_layers \(5\.0, expected 0 to 1\), which schema 1"):
+        with_plan(bundle, PLAN | {"half_layers": 5})
+    with pytest.raises(RequestError, match=r"garbles a plan \('fast', expected what it was built with\)"):
+        with_plan(bundle, "fast")
+
+
+def test_a_plan_for_a_backend_that_cannot_run_it_is_refused(tiny_bundle):
+    record = {"engine": "fp16", "backends": ["tensorrt", "openvino"], "files": [PLAN_FILE], "plan": PLAN}
+    with pytest.raises(RequestError, match=r"a plan's backends \(\['tensorrt', 'openvino'\], expected tensorrt alone"):
+        read_bundle(edit(tiny_bundle(), engines=[record]))
+
+
+def test_a_file_of_less_than_no_bytes_is_refused(tiny_bundle):
+    engines = [{"engine": "fp32", "backends": ["cpu"], "files": [FILE | {"size": -1}]}]
+    with pytest.raises(RequestError, match="garbles the files of an engine"):
+        read_bundle(edit(tiny_bundle(), engines=engines))
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,24 @@ def test_a_backend_that_the_bundle_is_not_for_is_told(tiny_bundle):
         open_engine(path, backend="cpu")
 
 
+def test_another_machine_is_not_blamed_for_what_the_bundle_is_not_for(tiny_bundle):
+    """Before what this machine lacks: no driver would help."""
+    path = tiny_bundle()
+    with pytest.raises(RequestError, match=r"'cuda' that was named .*\(the bundle holds no fp32 engine for it\)"):
+        open_engine(path, backend="cuda")
+
+
+def test_without_another_engine_none_is_advised(tiny_bundle):
+    path = tiny_bundle()
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["engines"][0]["backends"] = []
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        RequestError, match=r"no backend can run fp32 here .*: export the bundle again on this machine$"
+    ):
+        open_engine(path)
+
+
 def test_the_bundle_is_looked_up_as_the_commands_do(tiny_bundle, tmp_path, monkeypatch):
     path = tiny_bundle()
     monkeypatch.delenv("ECEA_BUNDLE", raising=False)
