@@ -1,6 +1,7 @@
 """``ecea-export``: a trained checkpoint becomes a bundle."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -132,7 +133,7 @@ def main() -> None:
     start(app, COMMAND)
 
 
-def _refuse_beside_rebuild(bundle: Path, others: dict[str, object]) -> None:
+def _refuse_beside_rebuild(bundle: Path, others: Mapping[str, object]) -> None:
     """What a rebuild would have to ignore is refused."""
     given = [name for name, value in others.items() if value]
     if given:
