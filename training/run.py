@@ -15,11 +15,11 @@ from ecea.training.checkpoints import Checkpoints
 from ecea.training.data.augment import parse_augmentations
 from ecea.training.data.gaps import parse_gaps
 from ecea.training.data.scenes import load_scene
-from ecea.training.data.sources import find_sources
 from ecea.training.data.tiles import EDGES, TileRecipe
 from ecea.training.folds import held_out_scenes
 from ecea.training.hardware import launch
 from ecea.training.options import TrainingOptions
+from ecea.training.sources import find_sources
 from ecea.training.trainer import Data, Trainer
 from ecea.training.vgg import VggFeatures, load_vgg
 

@@ -14,9 +14,9 @@ from ecea.runtime.stretch import GENERATOR_CEILING, Stretch
 from ecea.training.data.augment import augment, parse_augmentations
 from ecea.training.data.gaps import GapRecipe
 from ecea.training.data.scenes import load_scene
-from ecea.training.data.sources import Source, find_sources
 from ecea.training.data.tiles import EpochBatches, TileRecipe, Tiles, join_tiles, make_tile
 from ecea.training.folds import GROUPS
+from ecea.training.sources import Source, find_sources
 
 STRIPES = GapRecipe((("slc-off", 1.0),))
 

@@ -11,7 +11,7 @@ from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
 from ecea.runtime.scene import Rows, Scene
 from ecea.runtime.stretch import Stretch, automatic_stretch
-from ecea.training.data.sources import Source
+from ecea.training.sources import Source
 
 _ROWS_AT_ONCE = 256
 _SAMPLES = 250_000  # pixels from which an automatic stretch is chosen
@@ -59,9 +59,7 @@ def load_scene(source: Source, tile: int) -> CleanScene:
         RequestError: where it is not what is needed, is smaller than a tile, or nowhere clean over a whole tile.
         EceaError: where it is damaged.
     """
-    # Where nothing is declared to be nodata, Scene takes no "nodata" for an answer; what is declared is in its rows.
-    mask = "zero" if source.mask in ("nodata", "none") else source.mask
-    with Scene(source.path, bands=source.bands, mask=mask) as scene:
+    with Scene(source.path, bands=source.bands, mask=mask_for(source)) as scene:
         if min(scene.height, scene.width) < tile:
             raise RequestError(
                 f"{source.path}: is {scene.width} x {scene.height} px, smaller than a tile of {tile} px: leave it out, "
@@ -73,7 +71,7 @@ def load_scene(source: Source, tile: int) -> CleanScene:
             rows = scene.read(top, min(top + _ROWS_AT_ONCE, scene.height))
             chosen = rows.bands[scene.band_positions]
             values[:, top : rows.bottom] = chosen
-            clean[top : rows.bottom] = _clean(source.mask, rows, chosen)
+            clean[top : rows.bottom] = clean_pixels(source.mask, rows, chosen)
     corners = _clean_corners(clean, tile)
     if not corners.size:
         raise RequestError(
@@ -83,8 +81,22 @@ def load_scene(source: Source, tile: int) -> CleanScene:
     return CleanScene(source, values, _stretch(source, values, clean), corners, tile, int(np.count_nonzero(clean)))
 
 
-def _clean(mask: str, rows: Rows, values: npt.NDArray[Any]) -> Mask:
-    """(h, W), True where these rows hold something to learn from."""
+def mask_for(source: Source) -> str:
+    """The mask to open its scene with.
+
+    Where nothing is declared to be nodata, Scene takes no "nodata" for an answer; what is declared is in its rows.
+    """
+    return "zero" if source.mask in ("nodata", "none") else source.mask
+
+
+def clean_pixels(mask: str, rows: Rows, values: npt.NDArray[Any]) -> Mask:
+    """(h, W), True where these rows hold data.
+
+    Args:
+        mask: as in :class:`ecea.training.sources.Source`.
+        rows: of the scene, opened with :func:`mask_for`.
+        values: (3, h, W), the bands chosen.
+    """
     if mask not in ("nodata", "none"):
         return ~rows.missing
     clean = rows.declared.all(axis=0) if mask == "nodata" else np.ones(values.shape[1:], bool)

@@ -17,7 +17,11 @@ app = new_app()
 @app.command()
 def evaluate(
     scenes: Annotated[
-        list[Path], typer.Option(metavar="PATH", help="Clean scene, or folder of scenes; repeat for several.")
+        list[Path],
+        typer.Option(
+            metavar="PATH",
+            help="Clean scene, folder of scenes, or list of both (.toml), as for ecea-train; repeat for several.",
+        ),
     ],
     bundle: Annotated[
         list[Path] | None,

@@ -6,19 +6,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from ecea.runtime.errors import EceaError
-from ecea.runtime.stretch import Stretch
 from ecea.training.evaluation.gaps import GapSource, draw_gaps
 from ecea.training.evaluation.methods import Case, Filled, Method
 from ecea.training.evaluation.metrics import Comparison, Scores, Sums, published_levels
 from ecea.training.evaluation.scenes import Unit, read_clean_scene
 from ecea.training.evaluation.seams import Steps, StepSums, step_sums
 from ecea.training.evaluation.widths import gap_widths, width_classes
+from ecea.training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,10 @@ Watch = Callable[[Case, dict[str, Unit], dict[str, Scores]], None]
 
 
 def evaluate(
-    scenes: Sequence[Path],
+    scenes: Sequence[Source],
     sources: Sequence[GapSource],
     methods: Sequence[Method],
     *,
-    bands: Sequence[int] = (1, 2, 3),
-    stretch: Stretch | None = None,
     seed: int = 0,
     watch: Watch | None = None,
     on_fill: Callable[[], None] = lambda: None,
@@ -153,7 +150,6 @@ def evaluate(
         scenes: rasters that GDAL opens.
         sources: each gives gaps to each scene.
         methods: each fills each of these cases.
-        bands, stretch: as for :func:`ecea.runtime.inpaint`.
         seed: of the gaps.
         watch: called with each case, what each method made of it (as [0, 1]) and its scores over gap pixels.
         on_fill: called whenever a method has filled a case.
@@ -166,9 +162,9 @@ def evaluate(
     clean: defaultdict[str, list[StepSums]] = defaultdict(list)
     cases: list[CaseResult] = []
     stretches = {}
-    for path in scenes:
-        scene = read_clean_scene(path, bands, stretch)
-        stretches[str(path)] = (scene.stretch.minimum, scene.stretch.maximum, scene.stretch.gamma)
+    for raster in scenes:
+        scene = read_clean_scene(raster)
+        stretches[raster.label] = (scene.stretch.minimum, scene.stretch.maximum, scene.stretch.gamma)
         for source in sources:
             case = Case(scene, source.label, draw_gaps(source, scene, seed))
             clean[source.label].append(step_sums(case.truth, case.gap, scene.valid))
@@ -177,7 +173,7 @@ def evaluate(
             for method in methods:
                 filled, tally = _fill_and_compare(method, case)
                 tallies[source.label, method.name].append(tally)
-                cases.append(CaseResult(source.label, method.name, str(path), tally.outcome()))
+                cases.append(CaseResult(source.label, method.name, raster.label, tally.outcome()))
                 fills[method.name], scores[method.name] = filled, cases[-1].outcome.gap
                 on_fill()
             if watch is not None:

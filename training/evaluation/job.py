@@ -21,7 +21,8 @@ from ecea.training.evaluation.report import evaluation_json
 from ecea.training.evaluation.scenes import find_rasters
 from ecea.training.evaluation.sheet import ContactSheet
 from ecea.training.evaluation.tables import markdown, print_tables, tables
-from ecea.training.folds import held_out_scenes, scene_of
+from ecea.training.folds import held_out_scenes
+from ecea.training.sources import LIST_SUFFIX, Source, find_sources
 
 ALL = "all"
 FORMATS = (".json", ".md")
@@ -73,18 +74,16 @@ def run(job: Job, *, as_json: bool) -> None:
         EceaError: where the work fails. Nothing is written in either case.
     """
     _check_outputs(job)
-    scenes = _of_fold(job, find_rasters(job.scenes, "scenes"))
+    scenes = _scenes(job)
     sources = _sources(job)
     with ExitStack() as stack:
         methods = _methods(job, stack)
-        sheet = ContactSheet([str(scene) for scene in scenes], [source.label for source in sources])
+        sheet = ContactSheet([scene.label for scene in scenes], [source.label for source in sources])
         with _progress(len(scenes) * len(sources) * len(methods)) as on_fill:
             done = evaluate(
                 scenes,
                 sources,
                 methods,
-                bands=job.bands,
-                stretch=job.stretch,
                 seed=job.seed,
                 watch=sheet.watch if job.sheet else None,
                 on_fill=on_fill,
@@ -106,11 +105,15 @@ def _check_outputs(job: Job) -> None:
         check_destination(path)
 
 
-def _of_fold(job: Job, paths: list[Path]) -> list[Path]:
-    """The files of the scenes that training with this fold holds out; all of them where no fold is asked for."""
-    scenes = {path: scene_of(path, job.group) for path in paths}
-    held_out = held_out_scenes(scenes.values(), job.folds, job.fold)
-    return [path for path in paths if scenes[path] in held_out] if held_out else paths
+def _scenes(job: Job) -> list[Source]:
+    """The rasters that are named, those in folders and in lists; of a fold, those that training holds out."""
+    lists = [path for path in job.scenes if path.suffix.lower() == LIST_SUFFIX]
+    files = find_rasters([path for path in job.scenes if path not in lists], "scenes")
+    found = find_sources(
+        [str(path) for path in [*files, *lists]], bands=tuple(job.bands), stretch=job.stretch, group=job.group
+    )
+    held_out = held_out_scenes((source.scene for source in found), job.folds, job.fold)
+    return [source for source in found if source.scene in held_out] if held_out else found
 
 
 def _sources(job: Job) -> list[GapSource]:

@@ -1,7 +1,7 @@
 """Clean scenes: those of which every valid pixel is known, so that a fill can be compared with the truth."""
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from ecea.runtime.masks import Mask
 from ecea.runtime.paths import is_special
 from ecea.runtime.scene import Scene
 from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.training.data.scenes import clean_pixels, mask_for
 from ecea.training.rasters import scenes_in
+from ecea.training.sources import Source
 
 Unit = npt.NDArray[np.float32]
 
@@ -28,6 +30,7 @@ class CleanScene:
 
     Attributes:
         path: where it was read from.
+        label: what results call it.
         values: (3, H, W), the file's own dtype: the bands chosen.
         valid: (H, W), True where all three hold data. What is missing here is never counted.
         stretch: between these values and [0, 1], in which errors are measured.
@@ -35,6 +38,7 @@ class CleanScene:
     """
 
     path: Path
+    label: str
     values: npt.NDArray[Any]
     valid: Mask
     stretch: Stretch
@@ -71,21 +75,20 @@ def find_rasters(paths: Iterable[Path], what: str, inside: Callable[[Path], list
     return sorted(dict.fromkeys(found), key=lambda file: (file.name, str(file)))
 
 
-def read_clean_scene(path: Path, bands: Sequence[int], stretch: Stretch | None) -> CleanScene:
+def read_clean_scene(source: Source) -> CleanScene:
     """Read three bands of a scene.
 
     Args:
-        path: any raster that GDAL opens; integers or floats.
-        bands: three 1-based bands, as for ``ecea-run``.
-        stretch: None: 0 to 255 for 8 bits, else chosen from the scene's valid values as ``ecea-run`` does.
+        source: any raster that GDAL opens, integers or floats. Without a stretch it gets 0 to 255 for 8 bits, else the
+            one that ``ecea-run`` would choose from its valid values.
 
     Raises:
         RequestError: where the raster or its bands are not what is needed, it has no valid pixel, or it is smaller
             than ``SMALLEST_SIDE``.
         EceaError: where the file is damaged.
     """
-    # What a mask would say of zeros is not read; naming one keeps an undeclared nodata value from being an error.
-    with Scene(path, bands=bands, mask="zero") as scene:
+    path = source.path
+    with Scene(path, bands=source.bands, mask=mask_for(source)) as scene:
         if min(scene.height, scene.width) < SMALLEST_SIDE:
             raise RequestError(
                 f"{path}: is {scene.width} x {scene.height} px, smaller than the {SMALLEST_SIDE} px that SSIM looks at "
@@ -93,9 +96,9 @@ def read_clean_scene(path: Path, bands: Sequence[int], stretch: Stretch | None) 
             )
         rows = scene.read(0, scene.height)
         values = rows.bands[scene.band_positions]
-        nodata = scene.dataset.nodata
-    valid = np.asarray((rows.declared & np.isfinite(values)).all(axis=0))
+        nodata = None if source.mask == "none" else scene.dataset.nodata
+    valid = clean_pixels(source.mask, rows, values) & np.isfinite(values).all(axis=0)
     if not valid.any():
         raise RequestError(f"{path}: has no valid pixel at all: there is nothing to compare a fill with")
-    chosen = automatic_stretch(values.dtype, values[:, valid]) if stretch is None else stretch
-    return CleanScene(path, values, valid, chosen, nodata)
+    stretch = automatic_stretch(values.dtype, values[:, valid]) if source.stretch is None else source.stretch
+    return CleanScene(Path(path), source.label, values, valid, stretch, nodata)

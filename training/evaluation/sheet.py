@@ -78,7 +78,7 @@ class ContactSheet:
 
     def watch(self, case: Case, fills: dict[str, Unit], scores: dict[str, Scores]) -> None:
         """Keep a case, if it is one of those to be shown."""
-        if (str(case.scene.path), case.gaps) not in self._wanted:
+        if (case.scene.label, case.gaps) not in self._wanted:
             return
         window = _window(case.gap)
         valid, gap, clean = case.scene.valid[window], case.gap[window], case.truth[:, *window]

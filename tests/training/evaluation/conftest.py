@@ -52,6 +52,7 @@ def scene_of_values() -> Callable[..., CleanScene]:
     def make(values: NDArray[Any], **changes: Any) -> CleanScene:
         fields: dict[str, Any] = {
             "path": Path("memory.tif"),
+            "label": "memory.tif",
             "values": values,
             "valid": np.ones(values.shape[1:], bool),
             "stretch": Stretch(0, 255),

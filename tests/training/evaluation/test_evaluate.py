@@ -17,6 +17,7 @@ from ecea.training.evaluation.methods import BaselineMethod, Case, Filled
 from ecea.training.evaluation.report import evaluation_json
 from ecea.training.evaluation.scenes import Unit
 from ecea.training.evaluation.tables import markdown, tables
+from ecea.training.sources import Source
 
 Make = Callable[..., Any]
 
@@ -49,15 +50,16 @@ class Careless(Shifted):
 
 
 @pytest.fixture
-def two_scenes(tmp_path: Path, noise: NDArray[np.uint8], write_raster: Make) -> list[Path]:
+def two_scenes(tmp_path: Path, noise: NDArray[np.uint8], write_raster: Make) -> list[Source]:
     """An 8-bit scene of 50 x 40 px, and one of 100 x 80 px, half of which is nodata."""
     large = np.tile(noise, (1, 2, 2))
     large[:, :, 50:] = 0
-    return [write_raster(tmp_path / "a.tif", noise), write_raster(tmp_path / "b.tif", large, nodata=0)]
+    files = [write_raster(tmp_path / "a.tif", noise), write_raster(tmp_path / "b.tif", large, nodata=0)]
+    return [Source(str(file), file.stem) for file in files]
 
 
 @pytest.fixture
-def done(two_scenes: list[Path]) -> Evaluation:
+def done(two_scenes: list[Source]) -> Evaluation:
     sources = [Stripes(2), Stripes(7)]
     methods = [BaselineMethod("nearest"), BaselineMethod("fillnodata"), Shifted(0, "perfect"), Shifted(51, "off")]
     return evaluate(two_scenes, sources, methods)
@@ -109,7 +111,7 @@ def test_all_methods_fill_the_same_gaps(done: Evaluation) -> None:
         assert len({result.outcome.gap.pixels for result in done.results if result.gaps == gaps}) == 1
 
 
-def test_a_method_that_changes_valid_pixels(two_scenes: list[Path]) -> None:
+def test_a_method_that_changes_valid_pixels(two_scenes: list[Source]) -> None:
     with pytest.raises(EceaError, match=r"a\.tif: careless changed 1 pixels that are no gap, expected none"):
         evaluate(two_scenes, [Stripes(2)], [Careless(0, "careless")])
 
@@ -156,7 +158,7 @@ def test_tables(done: Evaluation) -> None:
     assert len(text.splitlines()) == 4 + 10
 
 
-def test_gaps_are_those_of_the_seed(two_scenes: list[Path]) -> None:
+def test_gaps_are_those_of_the_seed(two_scenes: list[Source]) -> None:
     first, same, other = (
         evaluate(two_scenes, [Stripes(5)], [BaselineMethod("nearest")], seed=seed).results[0].outcome.gap
         for seed in (1, 1, 2)

@@ -162,3 +162,37 @@ def test_names_that_two_would_share(job: Job, noise: NDArray[np.uint8], write_ra
 def test_a_mask_without_a_hole(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
     flat = write_raster(job.scenes[0].parent / "flat.tif", np.zeros_like(noise[:1]))
     assert "flat.tif: has no hole" in refusal(job, masks=[flat])
+
+
+def test_a_list_says_what_differs_between_scenes(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
+    """As for training: bands, stretch and mask of each, and what is one scene."""
+    folder = job.scenes[0].parent
+    four = write_raster(folder.parent / "four.tif", np.concatenate([noise, noise[:1] // 2]), nodata=0)
+    holes = noise.copy()
+    holes[:, :, :10] = 0
+    water = write_raster(folder.parent / "water.tif", holes, nodata=0)
+    (folder.parent / "data.toml").write_text(
+        f"""
+        [[source]]
+        path = "{four.name}"
+        scene = "one"
+        bands = [[1, 2, 3], [4, 3, 2]]
+        stretch = [0, 100, 1]
+        [[source]]
+        path = "{water.name}"
+        scene = "two"
+        mask = "none"
+        """
+    )
+    listed = folder.parent / "data.toml"
+    stretches = evaluated(job, scenes=[listed])["stretches"]
+    assert stretches == {
+        str(four): [0, 100, 1], f"{four} (bands 4,3,2)": [0, 100, 1], str(water): [0, 255, 1],
+    }  # fmt: skip
+    # What is declared to be nodata counts in the second; in the folder's own way of reading it does not.
+    with_water = evaluated(job, scenes=[listed], folds=2, fold=2)["results"][0]["outcome"]["whole"]["pixels"]
+    without = evaluated(job, scenes=[water])["results"][0]["outcome"]["whole"]["pixels"]
+    assert (with_water, without) == (50 * 40, 40 * 40)
+    with pytest.raises(RequestError, match=r"data\.toml: is not TOML"):
+        listed.write_text("[[source")
+        evaluated(job, scenes=[listed])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ecea.runtime.stretch import Stretch
 from ecea.training.evaluation.methods import BaselineMethod, Case, GeneratorMethod
 from ecea.training.evaluation.scenes import read_clean_scene
+from ecea.training.sources import Source
 
 Make = Callable[..., Any]
 Mask = NDArray[np.bool_]
@@ -125,7 +126,7 @@ def test_a_clean_scene_from_a_file(tmp_path: Path, write_raster: Make) -> None:
     values[1, 5, 6] = -1
     values[0, 7, 8] = np.nan  # in a band that was not chosen
     path = write_raster(tmp_path / "a.tif", values, nodata=-1)
-    scene = read_clean_scene(path, (4, 3, 2), Stretch(0, 1))
+    scene = read_clean_scene(Source(str(path), "a", (4, 3, 2), Stretch(0, 1)))
     assert np.argwhere(~scene.valid).tolist() == [[3, 4], [5, 6]]
     assert np.array_equal(scene.values, values[[3, 2, 1]], equal_nan=True)
     unit = scene.to_unit(scene.values)

@@ -13,6 +13,7 @@ from ecea.training.evaluation.evaluate import evaluate
 from ecea.training.evaluation.gaps import Stripes
 from ecea.training.evaluation.methods import BaselineMethod
 from ecea.training.evaluation.sheet import CASES, GAP_COLOUR, NODATA_COLOUR, PANEL, ContactSheet
+from ecea.training.sources import Source
 
 Make = Callable[..., Any]
 
@@ -22,7 +23,7 @@ def sheet_of(path: Path, scenes: list[Path], methods: int) -> NDArray[np.uint8]:
     sources = [Stripes(2), Stripes(9)]
     chosen = [BaselineMethod(name) for name in ("telea", "fillnodata", "nearest")[:methods]]
     sheet = ContactSheet([str(scene) for scene in scenes], [source.label for source in sources])
-    evaluate(scenes, sources, chosen, watch=sheet.watch)
+    evaluate([Source(str(scene), scene.stem) for scene in scenes], sources, chosen, watch=sheet.watch)
     sheet.write(path, [method.name for method in chosen])
     with Image.open(path) as image:
         assert image.format == "PNG"

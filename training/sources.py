@@ -1,4 +1,4 @@
-"""Which rasters are trained on, with which bands, and which of them show the same scene."""
+"""Which rasters are trained or evaluated on, with which bands, and which of them show the same scene."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +13,14 @@ from ecea.runtime.stretch import Stretch
 from ecea.training.folds import scene_of
 from ecea.training.rasters import scenes_in
 
+LIST_SUFFIX = ".toml"
+
 _KEYS = frozenset(("path", "scene", "bands", "stretch", "mask"))
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raster to train on.
+    """A raster to train or to evaluate on.
 
     Attributes:
         path: anything that GDAL opens.
@@ -35,6 +37,11 @@ class Source:
     bands: tuple[int, ...] = DEFAULT_BANDS
     stretch: Stretch | None = None
     mask: str = "nodata"
+
+    @property
+    def label(self) -> str:
+        """What results call it: the path, and its bands where they are not the first three."""
+        return self.path if self.bands == DEFAULT_BANDS else f"{self.path} (bands {','.join(map(str, self.bands))})"
 
 
 def find_sources(
@@ -60,12 +67,12 @@ def find_sources(
     default = Source("", "", bands, stretch, mask)
     found: list[Source] = []
     for name in data:
-        if Path(name).suffix.lower() == ".toml":
+        if Path(name).suffix.lower() == LIST_SUFFIX:
             found += _read_list(Path(name), default, group)
         else:
             found += _expand(replace(default, path=name), group)
     if not found:
-        raise RequestError("nothing to train on was named: give rasters, folders of patches or a list of them (.toml)")
+        raise RequestError("no raster was named: give rasters, folders of patches or a list of them (.toml)")
     return found
 
 
