@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import subprocess
@@ -66,6 +67,24 @@ def run(tmp_path: Path) -> Callable[..., Finished]:
             timeout=SECONDS,
         )
         return Finished(command, done.returncode, done.stdout, done.stderr)
+
+    return start
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Finished]:
+    """As ``run``, but in this process: for many refusals of a command whose imports take seconds."""
+
+    def start(command: str, *arguments: object) -> Finished:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("ECEA_BUNDLE", raising=False)
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(MODULES[command]).main()
+        out, err = capfd.readouterr()
+        return Finished(command, int(ended.value.code or 0), out, err)
 
     return start
 

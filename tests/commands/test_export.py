@@ -94,8 +94,10 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_bad_request(arguments: tuple[str, ...], said: str, checkpoint: Path, refusal: Callable[..., str]) -> None:
-    assert said in refusal("G.pth", *arguments)
+def test_a_bad_request(arguments: tuple[str, ...], said: str, checkpoint: Path, run_here: Run, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert said in run_here("ecea-export", "G.pth", *arguments).sentence()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_bundle_that_is_not_there_is_told_before_what_is_not_installed(refusal: Callable[..., str]) -> None:
