@@ -28,6 +28,7 @@ from ecea.export.parity import parity_tiles, reference, tile_sources
 from ecea.export.precision import half_storage
 from ecea.export.say import Say
 from ecea.export.trace import trace
+from ecea.export.weights import IN_MODEL
 from ecea.model import CheckpointError, load_generator
 from ecea.runtime.bundle import Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import EceaError
@@ -35,8 +36,6 @@ from ecea.runtime.errors import EceaError
 WEIGHTS = "generator.safetensors"
 
 _BACKENDS = ("openvino", "cpu")
-_IN_MODEL = 1024  # bytes: smaller tensors stay inside the graph's own file
-
 _DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 
 
@@ -44,7 +43,6 @@ _DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 class _Stored:
     """Where a tensor lies in the file of weights."""
 
-    name: str
     dtype: ir.DataType
     shape: tuple[int, ...]
     offset: int
@@ -78,14 +76,13 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
         expected = reference(generator, tiles)
         check = Checker(folder, generator, tiles, expected, say)
         records = []
-        traced = trace(generator, fold=False)
+        model = trace(generator, fold=False)
+        InlinePass()(model)
+        half_storage(model)
+        finish(model)
+        refer_to(weights, model)
         for engine in ("fp32", "fp16"):
             form = Form(engine, _BACKENDS, _BACKENDS, lambda model: None)
-            model = traced.clone()
-            InlinePass()(model)
-            half_storage(model)
-            finish(model)
-            refer_to(weights, model)
             ir.save(model, folder / form.file_name)
             onnx.checker.check_model(folder / form.file_name)
             parity, arithmetic = check(form, None)
@@ -106,7 +103,7 @@ def refer_to(path: Path, model: ir.Model) -> None:
     known = _by_content(path)
     for value in list(model.graph.initializers.values()):
         tensor = value.const_value
-        if tensor is None or tensor.nbytes <= _IN_MODEL:
+        if tensor is None or tensor.nbytes <= IN_MODEL:
             continue
         match = known.get(_key(tensor.numpy().tobytes(), tuple(tensor.shape.numpy())))
         if match is None:
@@ -158,7 +155,7 @@ def _by_content(path: Path) -> dict[tuple[bytes, tuple[int, ...]], tuple[_Stored
             continue
         first, last = (begin + offset for offset in entry["data_offsets"])
         shape = tuple(entry["shape"])
-        stored = _Stored(name, _DTYPES[entry["dtype"]], shape, first, last - first)
+        stored = _Stored(_DTYPES[entry["dtype"]], shape, first, last - first)
         data = raw[first:last]
         if len(shape) == 2:
             turned = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(*shape, -1).transpose(0, 1)

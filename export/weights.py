@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 
 _ALIGNMENT = 4096  # bytes: page size, so that a runtime can map a tensor
-_IN_MODEL = 1024  # bytes: smaller tensors stay inside the model's own file
+IN_MODEL = 1024  # bytes: smaller tensors stay inside the model's own file
 
 
 class SharedWeights:
@@ -25,7 +25,7 @@ class SharedWeights:
         """
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes > _IN_MODEL:
+            if tensor is not None and tensor.nbytes > IN_MODEL:
                 value.const_value = self._external(tensor, str(value.name))
         ir.save(model, path)
         self._stream.flush()

@@ -98,4 +98,5 @@ def relative_error(made: Tensor, real: Tensor, smooth: Tensor, mask: Tensor) -> 
     """
     left = ((made - real).square() * mask).sum((1, 2, 3))
     before = ((smooth - real).square() * mask).sum((1, 2, 3))
-    return (left / (before + _NEGLIGIBLE**2 * mask.sum((1, 2, 3)))).mean()
+    values = mask.sum((1, 2, 3)) * made.shape[1]
+    return (left / (before + _NEGLIGIBLE**2 * values)).mean()

@@ -36,7 +36,7 @@ class Pair:
         options: of the run.
         fabric: launched.
         vgg: for the perceptual and the style term; None leaves them out.
-        start: the weights that the generator begins with; None for the published ones, drawn at random.
+        start: the weights that the generator begins with; None: drawn at random.
     """
 
     def __init__(

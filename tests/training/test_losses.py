@@ -76,7 +76,7 @@ def test_relative_error_is_the_share_of_the_smooth_fill_s_that_is_left() -> None
     made[:, :, 1] = 7  # outside the gap
     assert float(relative_error(made, real, smooth, mask)) == pytest.approx((0.25 + 0.25 + 1) / 3, rel=1e-3)
     # Where nothing was wrong, an error of a hundredth counts as one.
-    nothing = torch.zeros(1, 1, 2, 2)
+    nothing = torch.zeros(1, 3, 2, 2)
     assert float(relative_error(nothing + 0.01, nothing, nothing, mask[:1])) == pytest.approx(1)
 
 
