@@ -55,11 +55,18 @@ CHAINED = Style("chained", symmetric=False, outputs=True)
 
 
 def layer_nodes(model: ir.Model) -> list[ir.Node]:
-    """The nodes that can be quantized: convolutions and products of an activation with weights."""
+    """The nodes that can be quantized: convolutions and products of an activation with weights.
+
+    A convolution of each channel by itself is none of them. The network has no such layer: a smooth fill has, whose
+    steps would hand on what rounding does to each.
+    """
     return [
         node
         for node in model.graph
-        if node.op_type in OPERATORS and node.inputs[1] is not None and node.inputs[1].const_value is not None
+        if node.op_type in OPERATORS
+        and node.inputs[1] is not None
+        and node.inputs[1].const_value is not None
+        and node.attributes.get_int("group", 1) == 1
     ]
 
 

@@ -21,7 +21,7 @@ Feed = Mapping[str, Tensor]
 
 SIZE, WIDTH = 16, 8
 
-# The nodes with weights, in order; the last does not touch ``out``, as the layers of the edge map do not.
+# The nodes with weights but a smooth fill's, in order; the last does not touch ``out``, as the edge map's layers do not.
 LAYERS = ("first", "embed", "query", "mix", "last", "edges")
 
 
@@ -36,11 +36,12 @@ def tiny_network() -> ir.Model:
     weights = {
         "w_first": draw(WIDTH, 4, 3, 3), "b_first": draw(WIDTH), "w_embed": draw(WIDTH, WIDTH, 3, 3),
         "w_query": draw(WIDTH, WIDTH), "w_mix": draw(WIDTH, WIDTH), "w_last": draw(3, WIDTH, 3, 3),
-        "w_edges": draw(1, WIDTH, 3, 3),
+        "w_edges": draw(1, WIDTH, 3, 3), "w_smooth": np.full((3, 1, 3, 3), 1 / 9, np.float32),
     }  # fmt: skip
     shapes = {"to_tokens": [-1, WIDTH, tokens], "to_image": [-1, WIDTH, SIZE, SIZE]}
     nodes = [
-        node("Concat", ["image", "mask"], ["joined"], "join", axis=1),
+        node("Conv", ["image", "w_smooth"], ["smoothed"], "smooth", group=3, pads=[1] * 4),
+        node("Concat", ["smoothed", "mask"], ["joined"], "join", axis=1),
         node("Conv", ["joined", "w_first", "b_first"], ["c1"], "first", pads=[1] * 4),
         node("LeakyRelu", ["c1"], ["a1"], "active"),
         node("Conv", ["a1", "w_embed"], ["c2"], "embed", pads=[1] * 4),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecea.model import Generator, GeneratorConfig
-from ecea.model.refinement import NEUTRAL, smooth_fill
+from ecea.model.refinement import EXPECTED, NEUTRAL, smooth_fill
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.sample import terrain
 
@@ -24,26 +24,23 @@ def stripes(size: int, width: int, period: int = 33) -> Tensor:
     return ((torch.arange(size) % period) < width).float()[None, None, :, None].expand(1, 1, size, size)
 
 
-def laplace(image: Tensor, gaps: Tensor) -> Tensor:
-    """What a fill by means of 3 x 3 pixels comes to in the end: (H, W), solved as a system of equations."""
+def most_likely(image: Tensor, gaps: Tensor) -> Tensor:
+    """The fill by which each pixel is what is expected of it: (H, W), solved as a system of equations."""
     height, width = image.shape
     inside = gaps.flatten().numpy()
     matrix, right = np.eye(inside.size), image.flatten().numpy().astype(np.float64).copy()
     for place in np.flatnonzero(inside):
         row, column = divmod(int(place), width)
-        near = [
-            r * width + c
-            for r in range(max(0, row - 1), min(height, row + 2))
-            for c in range(max(0, column - 1), min(width, column + 2))
-        ]
-        matrix[place, near] -= 1 / len(near)
         right[place] = 0
+        for (down, across), weight in np.ndenumerate(np.array(EXPECTED)):
+            r, c = np.clip(row + down - 2, 0, height - 1), np.clip(column + across - 2, 0, width - 1)
+            matrix[place, r * width + c] -= weight
     return torch.from_numpy(np.linalg.solve(matrix, right).reshape(height, width)).float()
 
 
 @given(seed=st.integers(0, 2**31), share=st.floats(0, 1), size=st.sampled_from([16, 24, 40]))
 @settings(max_examples=25, deadline=None)
-def test_what_is_known_stays_and_what_is_filled_is_in_its_range(seed: int, share: float, size: int) -> None:
+def test_what_is_known_stays_and_what_is_filled_is_near_its_range(seed: int, share: float, size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(2, 3, size, size, generator=generator)
     mask = (torch.rand(2, 1, size, size, generator=generator) < share).float()
@@ -54,8 +51,9 @@ def test_what_is_known_stays_and_what_is_filled_is_in_its_range(seed: int, share
         for band in range(3):
             there = image[tile, band][mask[tile, 0] == 0]
             if there.numel():
-                assert filled[tile, band].min() >= there.min() - 1e-6
-                assert filled[tile, band].max() <= there.max() + 1e-6
+                beyond = 0.5 * (there.max() - there.min()) + 1e-6
+                assert filled[tile, band].min() >= there.min() - beyond
+                assert filled[tile, band].max() <= there.max() + beyond
 
 
 @given(seed=st.integers(0, 2**31))
@@ -74,16 +72,39 @@ def test_a_tile_that_is_missing_altogether_is_filled_with_0() -> None:
     )
 
 
-@pytest.mark.parametrize(("width", "share"), [(2, 0.1), (8, 0.2), (14, 0.4)])
-def test_it_is_near_the_solution_of_laplaces_equation(width: int, share: float) -> None:
+@pytest.mark.parametrize(("width", "share"), [(2, 0.03), (8, 0.1), (14, 0.15)])
+def test_it_is_near_the_solution_of_the_field_s_equations(width: int, share: float) -> None:
     """Compared with how far the mean of all that is known is from it."""
-    image = torch.from_numpy(terrain(SIZE, SIZE, seed=4)[:1].copy())
-    mask = stripes(SIZE, width, 20)
+    image = torch.from_numpy(terrain(48, 48, seed=1)[:1].copy())
+    mask = stripes(48, width)
     filled = smooth_fill(image[None], mask)[0, 0]
-    solution = laplace(image[0], mask[0, 0] > 0)
+    solution = most_likely(image[0], mask[0, 0] > 0)
     mean = image[0][mask[0, 0] == 0].mean()
     distance = (filled - solution)[mask[0, 0] > 0].square().mean().sqrt()
     assert distance < share * (mean - solution)[mask[0, 0] > 0].square().mean().sqrt()
+
+
+def test_weights_of_what_is_expected_add_up_to_one() -> None:
+    """So that an even ground is filled evenly."""
+    assert np.sum(EXPECTED) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 1e-3), (torch.bfloat16, 6e-3)])
+def test_half_precision_costs_little(dtype: torch.dtype, most: float) -> None:
+    """A few units of the format's last place at 1; where levels drift or differences are lost, it is ten times more."""
+    image = torch.from_numpy(terrain(96, 96, seed=4))[None]
+    mask = stripes(96, 9)
+    rounded = image.to(dtype)
+    filled = smooth_fill(rounded, mask.to(dtype)).float()
+    assert (filled - smooth_fill(rounded.float(), mask)).abs().max() < most
+
+
+def test_training_in_half_precision_fills_in_full_precision() -> None:
+    image = torch.from_numpy(terrain(SIZE, SIZE, seed=4))[None]
+    mask = stripes(SIZE, 8, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        filled = smooth_fill(image, mask)
+    assert torch.equal(filled, smooth_fill(image, mask))
 
 
 def test_a_brightness_that_rises_evenly_is_continued_through_a_stripe() -> None:
