@@ -84,9 +84,10 @@ def prepare(
         RequestError: where something is not what is needed.
     """
     checkpoints = Checkpoints(output, resume)
-    data = load_data(request, options.config.img_size, options.seed)
+    # Scenes last: reading them takes the longest, and a wrong file should be told before.
     features = _load_features(vgg, options)
     start = _load_start(start_from, options) if start_from is not None and not resume else None
+    data = load_data(request, options.config.img_size, options.seed)
     fabric = launch(device, devices, options.precision)
     trainer = Trainer(options, data, checkpoints, fabric, vgg=features, start=start, resume=resume)
     lines = [

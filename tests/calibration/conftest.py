@@ -21,7 +21,7 @@ Feed = Mapping[str, Tensor]
 
 SIZE, WIDTH = 16, 8
 
-# The nodes with weights but a smooth fill's, in order; the last does not touch ``out``, as the edge map's layers do not.
+# The nodes with weights but a smooth fill's, in order. The last does not touch ``out``, like the edge map's layers.
 LAYERS = ("first", "embed", "query", "mix", "last", "edges")
 
 
