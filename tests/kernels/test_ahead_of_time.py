@@ -65,10 +65,13 @@ def test_a_level_of_the_network_has_a_choice(tokens: int, heads: int) -> None:
 
 
 def test_what_spills_or_takes_too_much_shared_memory_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "TACTICS", {number: TACTICS[number] for number in (5, 7, 12)})  # not all are compiled
     large = aot.compile_kernel(90, LARGEST, 7)
     assert large.spill_bytes == 0
     assert large.shared_bytes > 48 * 1024
-    assert 7 not in aot.offered_tactics(90, LARGEST)
+    offered = aot.offered_tactics(90, LARGEST)
+    assert 5 in offered
+    assert 7 not in offered
     spilling = replace(aot.compile_kernel(90, LARGEST, 5), spill_bytes=8)
     assert spilling.shared_bytes <= 48 * 1024, "it must be the spill that counts"
     assert not spilling.fits

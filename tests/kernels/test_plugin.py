@@ -78,6 +78,7 @@ def test_the_whole_life(world: World, tokens: int, heads: int, monkeypatch: pyte
     check_life(world, tokens, heads)
 
 
+@pytest.mark.slow
 def test_the_whole_life_in_bfloat16(world: World) -> None:
     check_life(world, 64, 8, "BF16")
 

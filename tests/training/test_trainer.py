@@ -86,7 +86,7 @@ def test_checkpoints_are_the_published_ones(patches: Path, tmp_path: Path) -> No
 
 def test_a_run_learns(patches: Path, tmp_path: Path) -> None:
     """A few steps of what the slow test does to the end."""
-    said = run(options(**OVERFIT, epochs=8, save_every=2), patches, tmp_path / "out", tiles_per_epoch=8)
+    said = run(options(**OVERFIT, epochs=4, save_every=1), patches, tmp_path / "out", tiles_per_epoch=8)
     psnrs = [float(line.split(": ")[1].split(" dB")[0]) for line in said]
     assert len(psnrs) == 4
     assert psnrs[-1] > psnrs[0] + 3
