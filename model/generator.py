@@ -1,5 +1,7 @@
 """The ECEA generator in PyTorch: the reference that every exported engine is compared with."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from ecea.model.layers import (
     map_to_tokens,
     tokens_to_map,
 )
-from ecea.model.refinement import NEUTRAL, smooth_fill
+from ecea.model.refinement import NEUTRAL, REACH, level_and_contrast, smooth_fill
 from ecea.model.regularization import NONE, Regularization
 
 
@@ -89,7 +91,7 @@ class Generator(nn.Module):
         self.out_concat = token_mixer(0)
         self.out = Head(grids[0], widths[0], config.out_c)
         if config.refine:
-            self.register_buffer(RESIDUAL_SCALE, torch.ones(()))
+            self.register_buffer(RESIDUAL_SCALE, torch.tensor(REACH))
 
     def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Inpaint a batch of tiles.
@@ -107,8 +109,21 @@ class Generator(nn.Module):
         if not self.config.refine:
             return self._draw(image, edge, mask)
         filled = smooth_fill(image, mask)
-        drawn, out_edge = self._draw(filled, edge, mask)
-        return (filled + self.residual_scale * (drawn - NEUTRAL)).clamp(0, 1), out_edge
+        level, contrast = level_and_contrast(filled)
+        drawn, out_edge = self._draw((filled - level) / contrast, edge, mask)
+        return (filled + self.residual_scale * contrast * (drawn - NEUTRAL)).clamp(0, 1), out_edge
+
+    def train(self, mode: bool = True) -> Self:
+        """As :meth:`torch.nn.Module.train`, but batch norms of a refining generator keep their statistics.
+
+        Those of the few tiles of a batch would be noise beside the small changes that are to be learned.
+        """
+        super().train(mode)
+        if self.config.refine:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def _draw(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The published network."""

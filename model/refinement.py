@@ -4,6 +4,9 @@ The published generator draws a tile from nothing: 0 stands where pixels are mis
 the level of the ground lies before it learns anything of its texture. A refining generator is the same network with the
 same parameters, but it is shown gaps that are filled smoothly, and what it draws is added to that fill. So it begins as
 good as an interpolation, and needs a small part of the training; and it has no ceiling at tanh(1).
+
+What it is shown and what it draws is in units of the tile's own contrast, so a dark lake is no harder to it than a
+bright desert.
 """
 
 from collections.abc import Iterator
@@ -16,6 +19,12 @@ from torch.nn import functional as F
 
 NEUTRAL = tanh(0.5)
 """What the generator's head draws from an input of 0, ``tanh((tanh 0 + 1) / 2)``: the change that is no change."""
+
+REACH = 4.0
+"""What the head draws beside ``NEUTRAL``, -0.46 to +0.30, times this is the change in standard deviations of a band."""
+
+# Bands that vary less, of a range of 1, count as if they varied so much: half a level of 8 bits.
+_LEAST_DEVIATION = 2e-3
 
 # Sweeps of the first guess on each grid: with twice as many the fill is 0.01 dB better.
 _SWEEPS = 4
@@ -59,6 +68,29 @@ def smooth_fill(image: Tensor, mask: Tensor) -> Tensor:
     gaps = mask > 0
     with _full_precision(image):
         return _most_likely(_laplace(image, gaps), gaps)
+
+
+def level_and_contrast(filled: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of each band of a tile.
+
+    Args:
+        filled: (B, C, S, S) in [0, 1], without gaps.
+
+    Returns:
+        (B, C, 1, 1) each; a deviation of 0.002 where it is less.
+    """
+    with _full_precision(filled):
+        mean = _mean(filled)
+        # Times 8 and back: squares of small deviations would be subnormal in FP16.
+        deviation = _mean(((filled - mean) * 8).square()).sqrt() / 8
+        return mean, deviation.clamp_min(_LEAST_DEVIATION)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """(B, C, S, S) -> (B, C, 1, 1), by halves: FP16 could not add up a whole tile."""
+    while values.shape[-1] % 2 == 0:
+        values = F.avg_pool2d(values, 2)
+    return F.avg_pool2d(values, values.shape[-1])
 
 
 def _most_likely(filled: Tensor, gaps: Tensor) -> Tensor:

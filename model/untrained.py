@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ecea.model.config import RESIDUAL_SCALE, GeneratorConfig
 from ecea.model.generator import Generator
+from ecea.model.refinement import REACH
 
 
 def untrained_state_dict(config: GeneratorConfig, seed: int) -> dict[str, Tensor]:
@@ -46,7 +47,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if leaf == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.int64)
     if leaf == RESIDUAL_SCALE:
-        return torch.ones(shape)
+        return torch.tensor(REACH)
     centre, spread = _centre_and_spread(leaf, shape)
     return torch.from_numpy(np.float32(centre) + np.float32(spread) * _unit_noise(name, shape, seed))
 

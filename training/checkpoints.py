@@ -13,7 +13,7 @@ from ecea.runtime.paths import is_special
 from ecea.runtime.writer import whole_or_nothing
 
 RESUME_FILE = "training.pth"
-_SCHEMA = 1
+_SCHEMA = 2
 
 State = Mapping[str, Tensor]
 

@@ -96,6 +96,10 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Tiles in a batch, on each device.")] = 10,
     lr: Annotated[float, typer.Option(help="Learning rate; the discriminator's is a hundredth.")] = 5e-4,
+    optimizer: Annotated[
+        str,
+        typer.Option(metavar="adam|muon", help="Of the generator; muon, for matrices and kernels, needs fewer steps."),
+    ] = "adam",
     beta1: Annotated[float, typer.Option(min=0, max=0.999999, help="Adam's.")] = 0.95,
     beta2: Annotated[float, typer.Option(min=0, max=0.999999, help="Adam's.")] = 0.9995,
     clip_gradient: Annotated[
@@ -160,6 +164,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
+            optimizer=optimizer,
             betas=(beta1, beta2),
             clip_gradient=clip_gradient,
             schedule=schedule,

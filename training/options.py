@@ -11,6 +11,7 @@ from ecea.runtime.errors import RequestError
 from ecea.training.losses import LossWeights
 
 SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adam", "muon")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Ours -> Lightning Fabric's."""
 
@@ -31,6 +32,8 @@ class TrainingOptions:
         batch_size: tiles in a batch, on each device.
         lr: the generator's learning rate.
         discriminator_lr: the discriminator's, as a share of it.
+        optimizer: ``adam`` as published, or ``muon`` for what lies between the generator's first and last layers
+            (:mod:`ecea.training.muon`); the discriminator's is Adam.
         betas, weight_decay: Adam's.
         clip_gradient: the norm above which a step's gradient is scaled down to it; 0 for none, as published.
         schedule: ``constant`` as published, or ``cosine``: falling to 0 over all epochs.
@@ -49,6 +52,7 @@ class TrainingOptions:
     batch_size: int = 10
     lr: float = 5e-4
     discriminator_lr: float = 0.01
+    optimizer: str = "adam"
     betas: tuple[float, float] = (0.95, 0.9995)
     weight_decay: float = 1e-5
     clip_gradient: float = 0.0
@@ -62,6 +66,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         _check_config(self.config)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("precision", self.precision, tuple(PRECISIONS))
         for name in ("epochs", "batch_size", "lr", "discriminator_lr", "gap_weight", "save_every", "validation_tiles"):
             _check_range(name, getattr(self, name), low=0, above=True)

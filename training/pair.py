@@ -18,8 +18,13 @@ from ecea.training.attention import TrainingAttention
 from ecea.training.data.tiles import Batch
 from ecea.training.discriminator import Discriminator
 from ecea.training.initialization import begin_as_smooth_fill, initialize
+from ecea.training.muon import Muon
 from ecea.training.options import TrainingOptions
 from ecea.training.vgg import VggFeatures
+
+# What touches pixels: its weights are no maps from features to features.
+_FIRST_LAYERS = ("patch_embed", "out_s_patch_embed")
+_LAST_LAYER = "block8.2.weight"
 
 
 class Diverged(EceaError):
@@ -49,7 +54,9 @@ class Pair:
         if options.ema:
             averaging = get_ema_multi_avg_fn(options.ema)
             self.average = AveragedModel(self.generator, multi_avg_fn=averaging, use_buffers=True).to(fabric.device)
-        self._generator, self._generator_adam = fabric.setup(self.generator, _adam(self.generator, options, options.lr))
+        self._generator, self._generator_optimizer = fabric.setup(
+            self.generator, _generator_optimizer(self.generator, options)
+        )
         if self.discriminator is not None:
             rate = options.lr * options.discriminator_lr
             adam = _adam(self.discriminator, options, rate)
@@ -78,7 +85,7 @@ class Pair:
         terms = self._terms(batch, made, made_edge)
         loss = losses.total(terms, self._options.weights)
         self._check(loss, "generator", terms, batch)
-        self._learn(self._generator, self._generator_adam, loss, rate)
+        self._learn(self._generator, self._generator_optimizer, loss, rate)
         if self.average is not None:
             self.average.update_parameters(self.generator)
         reported = {"generator": loss, **terms}
@@ -88,7 +95,10 @@ class Pair:
 
     def state(self) -> dict[str, Any]:
         """Everything that a continuation needs, as tensors and plain values."""
-        state = {"generator": self.generator.state_dict(), "generator_adam": self._generator_adam.state_dict()}
+        state = {
+            "generator": self.generator.state_dict(),
+            "generator_optimizer": self._generator_optimizer.state_dict(),
+        }
         if self.discriminator is not None:
             state["discriminator"] = self.discriminator.state_dict()
             state["discriminator_adam"] = self._discriminator_adam.state_dict()
@@ -99,7 +109,7 @@ class Pair:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
         self.generator.load_state_dict(state["generator"])
-        self._generator_adam.load_state_dict(state["generator_adam"])
+        self._generator_optimizer.load_state_dict(state["generator_optimizer"])
         if self.discriminator is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self._discriminator_adam.load_state_dict(state["discriminator_adam"])
@@ -135,14 +145,14 @@ class Pair:
         self._learn(self._discriminator, self._discriminator_adam, loss, rate)
         return loss
 
-    def _learn(self, network: Any, adam: Any, loss: Tensor, rate: float) -> None:
-        for group in adam.param_groups:
+    def _learn(self, network: Any, optimizer: Any, loss: Tensor, rate: float) -> None:
+        for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        adam.zero_grad()
+        optimizer.zero_grad()
         self._fabric.backward(loss)
         if self._options.clip_gradient:
-            self._fabric.clip_gradients(network, adam, max_norm=self._options.clip_gradient)
-        adam.step()
+            self._fabric.clip_gradients(network, optimizer, max_norm=self._options.clip_gradient)
+        optimizer.step()
 
     def _check(self, loss: Tensor, whose: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
         finite: Any = torch.isfinite(loss.detach()).float()
@@ -172,6 +182,16 @@ def _build(options: TrainingOptions, start: Generator | None) -> tuple[Generator
     discriminator = Discriminator(options.config.out_c)
     initialize(discriminator)
     return generator, discriminator
+
+
+def _generator_optimizer(generator: Generator, options: TrainingOptions) -> torch.optim.Optimizer:
+    if options.optimizer == "adam":
+        return _adam(generator, options, options.lr)
+
+    def is_hidden(name: str) -> bool:
+        return not name.startswith(_FIRST_LAYERS) and not name.endswith(_LAST_LAYER)
+
+    return Muon(generator, options.lr, options.betas, options.weight_decay, is_hidden)
 
 
 def _adam(network: nn.Module, options: TrainingOptions, rate: float) -> torch.optim.Adam:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecea.model import Generator, GeneratorConfig
-from ecea.model.refinement import EXPECTED, NEUTRAL, smooth_fill
+from ecea.model.refinement import EXPECTED, NEUTRAL, level_and_contrast, smooth_fill
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.sample import terrain
 
@@ -118,15 +118,58 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return image * (1 - mask), torch.zeros(1, 1, 64, 64), mask
 
 
-def test_a_refining_generator_is_the_published_one_on_the_smooth_fill() -> None:
+def test_a_refining_generator_is_the_published_one_on_the_smooth_fill_of_unit_contrast() -> None:
     image, edge, mask = inputs()
     smooth = smooth_fill(image, mask)
+    level, contrast = smooth.mean((2, 3), keepdim=True), smooth.std((2, 3), keepdim=True, correction=0)
     with torch.no_grad():
-        drawn, drawn_edge = generator(PLAIN)(smooth, edge, mask)
+        drawn, drawn_edge = generator(PLAIN)((smooth - level) / contrast, edge, mask)
         out, out_edge = generator(REFINING)(image, edge, mask)
-    assert torch.equal(out_edge, drawn_edge)
-    torch.testing.assert_close(out, (smooth + drawn - NEUTRAL).clamp(0, 1))
+    torch.testing.assert_close(out_edge, drawn_edge)
+    torch.testing.assert_close(out, (smooth + 4 * contrast * (drawn - NEUTRAL)).clamp(0, 1))
     assert not torch.equal(out, smooth)
+
+
+def test_a_dark_scene_is_refined_like_a_bright_one() -> None:
+    """A fifth of the contrast, another level: the same change, a fifth as large."""
+    image, edge, mask = inputs()
+    dark = (0.2 * image + 0.1) * (1 - mask)
+    refining = generator(REFINING)
+    with torch.no_grad():
+        change = refining(image, edge, mask)[0] - smooth_fill(image, mask)
+        dark_change = refining(dark, edge, mask)[0] - smooth_fill(dark, mask)
+    inside = (change + smooth_fill(image, mask)).clamp(0.01, 0.99) == change + smooth_fill(image, mask)
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(dark_change[inside], 0.2 * change[inside], atol=1e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("side", [96, 256])
+def test_level_and_contrast_are_mean_and_deviation(side: int) -> None:
+    tile = torch.from_numpy(terrain(side, side, seed=5))[None]
+    level, contrast = level_and_contrast(tile)
+    torch.testing.assert_close(level, tile.mean((2, 3), keepdim=True))
+    torch.testing.assert_close(contrast, tile.std((2, 3), keepdim=True, correction=0))
+
+
+def test_half_precision_knows_the_contrast_of_a_dark_lake() -> None:
+    """Squares of deviations as small as these are below what FP16 holds with all its digits."""
+    lake = 0.02 + 0.004 * torch.from_numpy(terrain(256, 256, seed=6))[None]
+    _, contrast = level_and_contrast(lake.half())
+    torch.testing.assert_close(contrast.float(), lake.std((2, 3), keepdim=True, correction=0), rtol=0.03, atol=2e-3)
+
+
+def test_an_even_tile_is_left_alone() -> None:
+    _, edge, mask = inputs()
+    with torch.no_grad():
+        out, _ = generator(REFINING)(torch.full((1, 3, 64, 64), 0.3) * (1 - mask), edge, mask)
+    assert (out - 0.3).abs().max() < 0.01
+
+
+def test_batch_norms_of_a_refining_generator_learn_nothing_of_batches() -> None:
+    training = generator(REFINING).train()
+    before = {name: value.clone() for name, value in training.named_buffers()}
+    torch.testing.assert_close(training(*inputs()), generator(REFINING)(*inputs()))
+    assert all(torch.equal(value, before[name]) for name, value in training.named_buffers())
 
 
 def test_a_silent_last_layer_leaves_the_smooth_fill() -> None:
@@ -151,7 +194,7 @@ def test_it_reaches_what_is_brighter_than_the_published_ceiling() -> None:
 def test_the_checkpoint_has_one_tensor_more_and_a_scale_of_0_changes_nothing() -> None:
     plain, refining = untrained_state_dict(PLAIN, seed=3), untrained_state_dict(REFINING, seed=3)
     assert refining.keys() - plain.keys() == {"residual_scale"}
-    assert F.l1_loss(refining["residual_scale"], torch.tensor(1.0)) == 0
+    assert F.l1_loss(refining["residual_scale"], torch.tensor(4.0)) == 0
     image, edge, mask = inputs()
     still = generator(REFINING)
     still.residual_scale.zero_()

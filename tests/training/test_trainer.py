@@ -56,7 +56,9 @@ def assert_equal(first: Path, second: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("more", [{}, {"schedule": "cosine", "ema": 0.9}], ids=["published", "cosine and mean"])
+@pytest.mark.parametrize(
+    "more", [{}, {"schedule": "cosine", "ema": 0.9, "optimizer": "muon"}], ids=["published", "cosine, mean and Muon"]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(more: dict[str, Any], patches: Path, tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     run(options(**more), patches, whole, augment="flips,jitter")
@@ -98,7 +100,7 @@ def refining(**changes: Any) -> TrainingOptions:
 
 
 def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, tmp_path: Path) -> None:
-    chosen = refining(lr=2e-3, betas=(0.9, 0.99), clip_gradient=1.0, save_every=1)
+    chosen = refining(epochs=6, lr=5e-4, betas=(0.9, 0.99), clip_gradient=1.0, save_every=1)
     trainer = prepare(chosen, DataRequest([str(patches)], tiles_per_epoch=10), tmp_path / "out", device="cpu").trainer
     tile = trainer.tiles[1, 0]
     inputs = [tile[name][None] for name in ("image", "edge", "mask")]
@@ -108,8 +110,8 @@ def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, t
     said: list[str] = []
     trainer.run(said.append, lambda step: None)
     left = [float(line.split("relative ")[1].split(",")[0]) for line in said]
-    assert left[-1] < 0.9 * left[0]
-    trained = load_generator(tmp_path / "out" / "G_4.pth")
+    assert left[-1] < 0.95  # of the smooth fill's error, which it began with
+    trained = load_generator(tmp_path / "out" / "G_6.pth")
     assert trained.config.refine
 
 
@@ -131,7 +133,9 @@ def test_gradients_are_clipped(patches: Path, tmp_path: Path) -> None:
     squares = {}
     for norm in (0.0, 1e-3):
         run(options(epochs=1, clip_gradient=norm, weight_decay=0.0), patches, tmp_path / str(norm))
-        state = torch.load(tmp_path / str(norm) / "training.pth", weights_only=True)["pair"]["generator_adam"]["state"]
+        state = torch.load(tmp_path / str(norm) / "training.pth", weights_only=True)["pair"]["generator_optimizer"][
+            "state"
+        ]
         squares[norm] = sum(float(entry["exp_avg_sq"].sum()) for entry in state.values())
     assert squares[1e-3] <= 2 * (1e-3) ** 2 * (1 - 0.9995) * 1.01 < squares[0.0]
 
