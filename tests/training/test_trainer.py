@@ -113,6 +113,11 @@ def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, t
     assert left[-1] < 0.95  # of the smooth fill's error, which it began with
     trained = load_generator(tmp_path / "out" / "G_6.pth")
     assert trained.config.refine
+    # Tiles are cut anywhere, so nothing that tells their places apart has learned; what was silent has.
+    both = torch.eye(len(trained.concat16.weight)).repeat(1, 2).unsqueeze(-1)
+    assert torch.equal(trained.concat16.weight, both)
+    assert trained.encoder16.pos_embed.unique().tolist() == [-4, 4]
+    assert all(block.mlp.fc2.weight.any() for block in trained.encoder16.blocks)
 
 
 def test_a_run_may_start_from_a_checkpoint(patches: Path, tmp_path: Path) -> None:
