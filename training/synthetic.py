@@ -63,7 +63,7 @@ def synthetic_scene(seed: int, index: int, size: int = SIZE) -> npt.NDArray[np.u
 
 
 def write_synthetic_scenes(folder: Path, count: int, seed: int = 0) -> None:
-    """Write ``0000.tif`` and on into a folder, which is made if it is not there: GeoTIFFs without a place on Earth.
+    """Write ``0000.tif`` and on into a folder, which is made if it is not there: 30 m pixels, no place on Earth.
 
     Raises:
         RequestError: where ``count`` is less than 1, the folder cannot be made, or holds something.
@@ -80,12 +80,13 @@ def write_synthetic_scenes(folder: Path, count: int, seed: int = 0) -> None:
     except OSError as error:
         raise RequestError(f"{folder}: cannot be made ({error.strerror}): name another folder") from error
     profile = {"driver": "GTiff", "count": 3, "height": SIZE, "width": SIZE, "dtype": "uint8", "photometric": "RGB"}
+    profile |= {"transform": rasterio.Affine(30, 0, 0, 0, -30, 0), "compress": "deflate"}
     for index in range(count):
         path = folder / f"{index:04}.tif"
         try:
             with (
                 whole_or_nothing(path) as temporary,
-                rasterio.open(temporary, "w", compress="deflate", **profile) as to,
+                rasterio.open(temporary, "w", **profile) as to,
             ):
                 to.write(synthetic_scene(seed, index))
         except (OSError, rasterio.errors.RasterioError) as error:

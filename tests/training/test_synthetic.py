@@ -58,7 +58,8 @@ def test_a_fractal_s_spectrum_falls_as_asked(slope: float) -> None:
 
 def test_a_folder_of_scenes_can_be_trained_on(tmp_path: Path) -> None:
     folder = tmp_path / "land"
-    subprocess.run([sys.executable, "-m", "ecea.training.synthetic", str(folder), "2", "5"], check=True)
+    command = [sys.executable, "-m", "ecea.training.synthetic", str(folder), "2", "5"]
+    assert subprocess.run(command, check=True, capture_output=True).stderr == b""
     assert sorted(path.name for path in folder.iterdir()) == ["0000.tif", "0001.tif"]
     with rasterio.open(folder / "0001.tif") as scene:
         assert np.array_equal(scene.read(), synthetic_scene(5, 1))
