@@ -8,6 +8,7 @@ from ecea.model.layers import Stage
 
 _SPREAD = 0.02
 
+# What ends a branch, or the whole.
 _SILENT = (
     "attn.proj.weight",
     "attn.proj.bias",
@@ -18,7 +19,7 @@ _SILENT = (
     "out_s_patch_embed.proj.weight",
 )
 
-_OFFSET = 4.0
+_OFFSET = 4.0  # much larger than what tokens hold at first
 
 _MIXERS = ("concat16", "concat32", "concat64", "out_concat")
 
