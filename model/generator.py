@@ -127,6 +127,13 @@ class Generator(nn.Module):
 
     def _draw(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The published network."""
+        d64, s64 = self._tokens(image, edge, mask)
+        out_edge = torch.tanh(self.out_s(s64))
+        mixed = self.out_concat(torch.cat([d64, self.out_s_patch_embed(out_edge)], dim=1))
+        return torch.tanh(self.out(mixed)), out_edge
+
+    def _tokens(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads draw the picture and its edge map from, (B, N, C) each."""
         x64, e64 = self.patch_embed(torch.cat([image, mask], dim=1)), self.patch_embed_s(edge)
         x64 = self.encoder64(x64, e64)
         e32 = self.downsample32_s(e64)
@@ -144,11 +151,7 @@ class Generator(nn.Module):
         d32 = self.decoder32(d32, s32)
         s64 = self.upsample64_s(s32 + e32)
         d64 = self.concat64(torch.cat([x64, self.upsample64(d32)], dim=1))
-        d64 = self.decoder64(d64, s64)
-
-        out_edge = torch.tanh(self.out_s(s64))
-        mixed = self.out_concat(torch.cat([d64, self.out_s_patch_embed(out_edge)], dim=1))
-        return torch.tanh(self.out(mixed)), out_edge
+        return self.decoder64(d64, s64), s64
 
     def _bottleneck(self, edge_tokens: Tensor) -> Tensor:
         """The residual blocks that complete the edge features on the coarsest grid."""

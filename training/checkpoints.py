@@ -27,13 +27,15 @@ class Checkpoints:
     Args:
         folder: looked at, and made only by :meth:`make_folder`.
         resume: whether the run in it is to be gone on with.
+        letter: what the generator's checkpoints begin with.
 
     Raises:
         RequestError: where it cannot be written, holds a run that is not to be resumed, or none that could be.
     """
 
-    def __init__(self, folder: Path, resume: bool) -> None:
+    def __init__(self, folder: Path, resume: bool, letter: str = "G") -> None:
         self.folder = folder
+        self._letter = letter
         self.last: Path | None = None
         if is_special(folder) or folder.is_file():
             raise RequestError(f"{folder}: is no folder: name one for the checkpoints with -o")
@@ -44,7 +46,7 @@ class Checkpoints:
             raise RequestError(
                 f"{folder / RESUME_FILE}: does not exist, so there is nothing to resume: leave --resume out"
             )
-        if not resume and (present or any(folder.glob("G_*.pth"))):
+        if not resume and (present or any(folder.glob("[GU]_*.pth"))):
             raise RequestError(
                 f"{folder}: holds a training run already: go on with it (--resume), or name another output"
             )
@@ -64,7 +66,7 @@ class Checkpoints:
 
     def generator(self, epoch: int) -> Path:
         """Where the generator of an epoch is, or will be."""
-        return self.folder / f"G_{epoch}.pth"
+        return self.folder / f"{self._letter}_{epoch}.pth"
 
     def save(self, epoch: int, generator: State, discriminator: State | None, resume: Mapping[str, Any]) -> Path:
         """Write the checkpoint of an epoch; the path of the generator's.

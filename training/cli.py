@@ -87,6 +87,14 @@ def train(
     refine: Annotated[
         bool, typer.Option("--refine", help="Draw what is to be added to a smooth fill, not the whole picture.")
     ] = False,
+    network: Annotated[
+        str,
+        typer.Option(metavar="ecea|unet", help="The generator, or a U-Net that refines a smooth fill, as its teacher."),
+    ] = "ecea",
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A U-Net's checkpoint (U_10.pth): learn what it draws, not the truth."),
+    ] = None,
     start_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A checkpoint of the same configuration to begin with.")
     ] = None,
@@ -156,6 +164,7 @@ def train(
                 num_heads=_integers(num_heads, "heads"),
                 refine=refine,
             ),
+            network=network,
             regularization=Regularization(dropout, attention_dropout, drop_path),
             weights=LossWeights(
                 adversarial_weight, perceptual_weight, style_weight, l1_weight, edge_weight, relative_weight
@@ -197,6 +206,7 @@ def train(
             output,
             vgg=vgg,
             start_from=start_from,
+            teacher=teacher,
             device=device,
             devices=devices,
             resume=resume,
@@ -205,7 +215,8 @@ def train(
             _say(line, run.is_main)
         with _progress(run.is_main) as on_step:
             last = run.trainer.run(lambda line: _say(line, run.is_main), on_step)
-        _say(f"trained     {last}: make a bundle of it with ecea-export", run.is_main)
+        use = "make a bundle of it with ecea-export" if network == "ecea" else "teach a generator with it (--teacher)"
+        _say(f"trained     {last}: {use}", run.is_main)
 
 
 def main() -> None:

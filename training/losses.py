@@ -86,17 +86,18 @@ def weighted_l1(made: Tensor, real: Tensor, mask: Tensor, gap_weight: float = 1.
     return ((made - real).abs() * weight).mean() / weight.mean()
 
 
-def relative_error(made: Tensor, real: Tensor, smooth: Tensor, mask: Tensor) -> Tensor:
+def relative_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, mask: Tensor) -> Tensor:
     """The squared error over gaps as a share of the smooth fill's, tile by tile, then the mean: below 1 is a gain.
 
     Not published. The plain error is that of the roughest scenes: a dark scene of little contrast, whose error is a
     hundredth of theirs, teaches nothing. Here all tiles count alike.
 
     Args:
-        made, real, smooth: (B, C, H, W); ``smooth`` of :func:`ecea.model.refinement.smooth_fill`.
+        made, wanted, smooth, real: (B, C, H, W); ``smooth`` of :func:`ecea.model.refinement.smooth_fill`. What is
+            wanted is what is real, or what a teacher draws.
         mask: (B, 1, H, W), 1 in gaps, else 0.
     """
-    left = ((made - real).square() * mask).sum((1, 2, 3))
+    left = ((made - wanted).square() * mask).sum((1, 2, 3))
     before = ((smooth - real).square() * mask).sum((1, 2, 3))
     values = mask.sum((1, 2, 3)) * made.shape[1]
     return (left / (before + _NEGLIGIBLE**2 * values)).mean()

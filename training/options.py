@@ -12,6 +12,7 @@ from ecea.training.losses import LossWeights
 
 SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adam", "muon")
+NETWORKS = ("ecea", "unet")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Ours -> Lightning Fabric's."""
 
@@ -24,7 +25,8 @@ class TrainingOptions:
     """How a generator is trained; the defaults are the published ones, and what is not published is off.
 
     Attributes:
-        config: the generator's shape.
+        config: the generator's shape; of a teacher, the tile and the bands alone.
+        network: ``ecea``, the generator, or ``unet``, a teacher for one (:mod:`ecea.training.teacher`).
         regularization: what is dropped at random in training.
         weights: of the five terms of the loss. Without a weight for the adversarial one there is no discriminator.
         gap_weight: how many times pixels of gaps count in the L1 term; 1 as published.
@@ -45,6 +47,7 @@ class TrainingOptions:
     """
 
     config: GeneratorConfig = field(default_factory=GeneratorConfig)
+    network: str = "ecea"
     regularization: Regularization = PUBLISHED
     weights: LossWeights = field(default_factory=LossWeights)
     gap_weight: float = 1.0
@@ -65,6 +68,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         _check_config(self.config)
+        _check_choice("network", self.network, NETWORKS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("precision", self.precision, tuple(PRECISIONS))

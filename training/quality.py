@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from math import inf, log10
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ecea.model import Generator
 from ecea.training.data.tiles import Batch
 
 
@@ -32,7 +31,7 @@ class GapError:
 
 
 @torch.no_grad()
-def validate(generator: Generator, batches: Sequence[Batch]) -> float:
+def validate(generator: nn.Module, batches: Sequence[Batch]) -> float:
     """PSNR (dB) over the gaps of all these tiles, in eval mode; the generator's mode is as before afterwards."""
     was_training = generator.training
     generator.eval()

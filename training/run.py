@@ -1,13 +1,12 @@
 """From what a user asks for to a trainer that is ready to run."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ecea.model import CheckpointError, Generator, load_generator
+from ecea.model import CheckpointError
 from ecea.runtime.errors import RequestError
 from ecea.runtime.scene import DEFAULT_BANDS
 from ecea.runtime.stretch import Stretch
@@ -18,8 +17,10 @@ from ecea.training.data.scenes import load_scene
 from ecea.training.data.tiles import EDGES, TileRecipe
 from ecea.training.folds import held_out_scenes
 from ecea.training.hardware import launch
+from ecea.training.networks import LETTERS, load_start
 from ecea.training.options import TrainingOptions
 from ecea.training.sources import find_sources
+from ecea.training.teacher import Teacher, load_teacher
 from ecea.training.trainer import Data, Trainer
 from ecea.training.vgg import VggFeatures, load_vgg
 
@@ -65,6 +66,7 @@ def prepare(
     *,
     vgg: Path | None = None,
     start_from: Path | None = None,
+    teacher: Path | None = None,
     device: str = "auto",
     devices: int = 1,
     resume: bool = False,
@@ -77,21 +79,23 @@ def prepare(
         output: the run's folder.
         vgg: a file with VGG-19's weights.
         start_from: a checkpoint of the same configuration to begin with; None for weights drawn at random.
+        teacher: a checkpoint of a U-Net that draws what is to be learned in gaps; None for the truth.
         device, devices: see :func:`ecea.training.hardware.launch`.
         resume: go on with the run in ``output``.
 
     Raises:
         RequestError: where something is not what is needed.
     """
-    checkpoints = Checkpoints(output, resume)
+    checkpoints = Checkpoints(output, resume, LETTERS[options.network])
     # Scenes last: reading them takes the longest, and a wrong file should be told before.
     features = _load_features(vgg, options)
-    start = _load_start(start_from, options) if start_from is not None and not resume else None
+    taught_by = _load_teacher(teacher, options) if teacher is not None else None
+    start = load_start(start_from, options) if start_from is not None and not resume else None
     data = load_data(request, options.config.img_size, options.seed)
     fabric = launch(device, devices, options.precision)
-    trainer = Trainer(options, data, checkpoints, fabric, vgg=features, start=start, resume=resume)
+    trainer = Trainer(options, data, checkpoints, fabric, vgg=features, start=start, teacher=taught_by, resume=resume)
     lines = [
-        _describe_network(trainer, options, start_from),
+        _describe_network(trainer, options, start_from, teacher),
         *_describe_data(data, len(trainer.tiles), options),
         _describe_loss(options, features),
         f"device      {_device_name(fabric.device)}{f' x {devices}' if devices > 1 else ''}, {options.precision}",
@@ -133,25 +137,22 @@ def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | 
     return load_vgg(vgg)
 
 
-def _load_start(path: Path, options: TrainingOptions) -> Generator:
+def _load_teacher(path: Path, options: TrainingOptions) -> Teacher:
+    if options.network == "unet":
+        raise RequestError(f"{path}: a teacher learns from the truth: leave out --teacher or --network unet")
     try:
-        generator = load_generator(path, options.config.num_heads)
+        return load_teacher(path, options.config.out_c)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
-    wanted, found = dataclasses.asdict(options.config), dataclasses.asdict(generator.config)
-    if unlike := [name for name in wanted if wanted[name] != found[name]]:
-        differences = ", ".join(f"{name} {found[name]} where {wanted[name]} was asked for" for name in unlike)
-        raise RequestError(
-            f"{path}: is a generator of another configuration ({differences}): ask for the one that it has"
-        )
-    return generator
 
 
-def _describe_network(trainer: Trainer, options: TrainingOptions, start_from: Path | None) -> str:
+def _describe_network(trainer: Trainer, options: TrainingOptions, start_from: Path | None, teacher: Path | None) -> str:
     count = sum(parameter.numel() for parameter in trainer.generator.parameters())
-    refines = ", refines a smooth fill" if options.config.refine else ""
+    refines = ", refines a smooth fill" if options.config.refine or options.network == "unet" else ""
     start = f", starts from {start_from}" if start_from is not None else ""
-    return f"generator   {count / 1e6:.2f} M parameters, tiles of {options.config.img_size} px{refines}{start}"
+    taught = f", taught by {teacher}" if teacher is not None else ""
+    name = "teacher     U-Net," if options.network == "unet" else "generator  "
+    return f"{name} {count / 1e6:.2f} M parameters, tiles of {options.config.img_size} px{refines}{start}{taught}"
 
 
 def _describe_data(data: Data, tiles: int, options: TrainingOptions) -> list[str]:

@@ -13,16 +13,17 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from ecea.model import Generator
 from ecea.runtime.background import in_background
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.training.board import Board
 from ecea.training.checkpoints import Checkpoints
 from ecea.training.data.scenes import CleanScene
 from ecea.training.data.tiles import Batch, EpochBatches, TileRecipe, Tiles, join_tiles
+from ecea.training.networks import Network
 from ecea.training.options import TrainingOptions
 from ecea.training.pair import Diverged, Pair
 from ecea.training.quality import GapError, validate
+from ecea.training.teacher import Teacher
 from ecea.training.vgg import VggFeatures
 
 _BATCHES_AHEAD = 4
@@ -90,6 +91,7 @@ class Trainer:
         fabric: launched; the device, the precision and the processes.
         vgg: for two of the terms; None leaves them out.
         start: the weights to begin with; None draws them at random.
+        teacher: draws what is to be learned in gaps; None: the truth is.
         resume: whether to go on with the run that ``checkpoints`` holds.
 
     Attributes:
@@ -108,7 +110,8 @@ class Trainer:
         fabric: Fabric,
         *,
         vgg: VggFeatures | None = None,
-        start: Generator | None = None,
+        start: Network | None = None,
+        teacher: Teacher | None = None,
         resume: bool = False,
     ) -> None:
         self._options, self._data, self._checkpoints, self._fabric = options, data, checkpoints, fabric
@@ -120,9 +123,17 @@ class Trainer:
                 f"{fabric.world_size} device{'s' * (fabric.world_size > 1)}: give more data, a smaller --batch-size, "
                 "or more tiles an epoch (--tiles-per-epoch)"
             )
-        self._fixed = options.fixed() | data.fixed() | {"vgg": vgg is not None, "processes": fabric.world_size}
+        self._fixed = (
+            options.fixed()
+            | data.fixed()
+            | {
+                "vgg": vgg is not None,
+                "teacher": None if teacher is None else teacher.fingerprint(),
+                "processes": fabric.world_size,
+            }
+        )
         torch.manual_seed(options.seed)
-        self._pair = Pair(options, fabric, vgg, start)
+        self._pair = Pair(options, fabric, vgg, start, teacher)
         self.first_epoch = 1
         if resume:
             state = checkpoints.load(self._fixed)
@@ -135,7 +146,7 @@ class Trainer:
         self._held_out = _held_out(options, data)
 
     @property
-    def generator(self) -> Generator:
+    def generator(self) -> Network:
         """As it learns."""
         return self._pair.generator
 

@@ -74,10 +74,17 @@ def test_relative_error_is_the_share_of_the_smooth_fill_s_that_is_left() -> None
     real, smooth = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2) * torch.tensor([0.5, 50, 50]).reshape(3, 1, 1, 1)
     made = smooth * torch.tensor([0.5, 0.5, 1]).reshape(3, 1, 1, 1)
     made[:, :, 1] = 7  # outside the gap
-    assert float(relative_error(made, real, smooth, mask)) == pytest.approx((0.25 + 0.25 + 1) / 3, rel=1e-3)
+    assert float(relative_error(made, real, smooth, real, mask)) == pytest.approx((0.25 + 0.25 + 1) / 3, rel=1e-3)
     # Where nothing was wrong, an error of a hundredth counts as one.
     nothing = torch.zeros(1, 3, 2, 2)
-    assert float(relative_error(nothing + 0.01, nothing, nothing, mask[:1])) == pytest.approx(1)
+    assert float(relative_error(nothing + 0.01, nothing, nothing, nothing, mask[:1])) == pytest.approx(1)
+
+
+def test_what_a_teacher_wants_counts_beside_the_error_in_truth() -> None:
+    mask = torch.ones(1, 1, 2, 2)
+    real, smooth, wanted = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.8), torch.full((1, 3, 2, 2), 0.6)
+    assert float(relative_error(smooth, wanted, smooth, real, mask)) == pytest.approx((0.2 / 0.8) ** 2, rel=1e-3)
+    assert float(relative_error(wanted, wanted, smooth, real, mask)) == 0
 
 
 def test_discriminator_has_the_published_shape() -> None:

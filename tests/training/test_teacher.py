@@ -1,0 +1,135 @@
+"""The teacher, and what a generator learns from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ecea.model import CheckpointError, Generator, GeneratorConfig, load_generator
+from ecea.model.refinement import level_and_contrast, smooth_fill
+from ecea.model.regularization import NONE
+from ecea.runtime.errors import RequestError
+from ecea.training.losses import LossWeights
+from ecea.training.networks import FillOnly, build
+from ecea.training.options import TrainingOptions
+from ecea.training.run import DataRequest, prepare
+from ecea.training.teacher import Teacher, load_teacher
+
+SIZE = 64
+CONFIG = GeneratorConfig(img_size=SIZE, embed_dim=8, depth=(1, 1, 1, 1), refine=True)
+RELATIVE = LossWeights(adversarial=0, l1=0, edge=0, relative=5)
+HALF_A_DEVIATION = 0.5
+
+
+def options(**changes: object) -> TrainingOptions:
+    chosen = TrainingOptions(
+        config=CONFIG, weights=RELATIVE, regularization=NONE, batch_size=2, lr=1e-3, clip_gradient=1.0, optimizer="muon"
+    )
+    return replace(chosen, **changes)
+
+
+def run(chosen: TrainingOptions, patches: Path, output: Path, **how: Path | bool) -> list[str]:
+    """Train; what is said before and while it goes on."""
+    prepared = prepare(chosen, DataRequest([str(patches)], tiles_per_epoch=8), output, device="cpu", **how)
+    said = list(prepared.description)
+    prepared.trainer.run(said.append, lambda step: None)
+    return said
+
+
+def tiles() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two tiles of smooth ground, with a stripe."""
+    x = torch.linspace(0, 6, SIZE)
+    ground = 0.5 + 0.2 * torch.sin(x)[:, None] * torch.cos(x)[None]
+    mask = torch.zeros(2, 1, SIZE, SIZE)
+    mask[:, :, 24:32] = 1
+    return ground.expand(2, 3, SIZE, SIZE) * (1 - mask), torch.zeros(2, 1, SIZE, SIZE), mask
+
+
+def brightening(path: Path) -> Path:
+    """A teacher that makes every fill brighter by half a deviation."""
+    teacher = Teacher()
+    torch.nn.init.constant_(teacher.last.bias, HALF_A_DEVIATION)
+    torch.save(teacher.state_dict(), path)
+    return path
+
+
+def brighter(generator: Generator) -> float:
+    """How much brighter than the smooth fill a stripe is, in deviations."""
+    image, edge, mask = tiles()
+    filled = smooth_fill(image, mask)
+    with torch.no_grad():
+        change = (generator(image, edge, mask)[0] - filled) / level_and_contrast(filled)[1]
+    return float((change * mask).sum() / (3 * mask.sum()))
+
+
+def test_a_teacher_begins_as_the_smooth_fill_and_learns(patches: Path, tmp_path: Path) -> None:
+    image, edge, mask = tiles()
+    made, same_edge = Teacher()(image, edge, mask)
+    torch.testing.assert_close(made, smooth_fill(image, mask))
+    assert same_edge is edge
+    said = run(options(network="unet", epochs=6, save_every=1), patches, tmp_path / "out")
+    assert any(line.startswith("teacher     U-Net, 1.63 M parameters, tiles of 64 px, refines") for line in said)
+    left = [float(line.split("relative ")[1].split(",")[0].split(";")[0]) for line in said if line.startswith("epoch")]
+    assert left[-1] < 0.97
+    trained = load_teacher(tmp_path / "out" / "U_6.pth", 3)
+    assert not torch.allclose(trained(image, edge, mask)[0], smooth_fill(image, mask), atol=1e-3)
+
+
+def test_a_generator_learns_what_its_teacher_draws(patches: Path, tmp_path: Path) -> None:
+    """Nothing in the truth is brighter than around it, so it is learned from the teacher alone."""
+    teacher = brightening(tmp_path / "teacher.pth")
+    said = run(options(epochs=5, save_every=5), patches, tmp_path / "taught", teacher=teacher)
+    assert any(line.endswith(f"taught by {teacher}") for line in said)
+    run(options(epochs=5, save_every=5), patches, tmp_path / "untaught")
+    taught = brighter(load_generator(tmp_path / "taught" / "G_5.pth"))
+    untaught = brighter(load_generator(tmp_path / "untaught" / "G_5.pth"))
+    assert taught > HALF_A_DEVIATION / 2
+    assert abs(untaught) < taught / 2
+
+
+def test_a_run_is_resumed_with_its_teacher_alone(patches: Path, tmp_path: Path) -> None:
+    teacher, other = brightening(tmp_path / "teacher.pth"), tmp_path / "other.pth"
+    torch.save(Teacher().state_dict(), other)
+    run(options(epochs=1), patches, tmp_path / "out", teacher=teacher)
+    for wrong in ({"teacher": other}, {}):
+        with pytest.raises(RequestError, match="was trained with teacher"):
+            run(options(epochs=2), patches, tmp_path / "out", resume=True, **wrong)
+    run(options(epochs=2), patches, tmp_path / "out", resume=True, teacher=teacher)
+    assert (tmp_path / "out" / "G_2.pth").is_file()
+
+
+def test_what_is_no_teacher_is_refused(patches: Path, tmp_path: Path) -> None:
+    generator = tmp_path / "G_1.pth"
+    torch.save(Generator(CONFIG).state_dict(), generator)
+    with pytest.raises(RequestError, match=r"G_1\.pth is not a teacher's checkpoint; expected one that"):
+        run(options(), patches, tmp_path / "out", teacher=generator)
+    with pytest.raises(RequestError, match=r"G_1\.pth is not a teacher's checkpoint"):
+        run(options(network="unet"), patches, tmp_path / "out", start_from=generator)
+    with pytest.raises(RequestError, match="does not exist"):
+        run(options(), patches, tmp_path / "out", teacher=tmp_path / "none.pth")
+    with pytest.raises(RequestError, match="a teacher learns from the truth"):
+        run(options(network="unet"), patches, tmp_path / "out", teacher=brightening(tmp_path / "teacher.pth"))
+    torch.save(Teacher(bands=4).state_dict(), tmp_path / "four.pth")
+    with pytest.raises(CheckpointError, match=r"four\.pth is a teacher of 4 bands; expected one of 3"):
+        load_teacher(tmp_path / "four.pth", 3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_edge_term_no_edge_map_is_drawn_and_the_picture_is_the_same() -> None:
+    torch.manual_seed(0)
+    alone = build(options())
+    assert isinstance(alone, FillOnly)
+    torch.nn.init.normal_(alone.out.block8[2].weight, std=0.05)
+    whole = Generator(CONFIG)
+    whole.load_state_dict(alone.state_dict())
+    inputs = tiles()
+    with torch.no_grad():
+        torch.testing.assert_close(alone.eval()(*inputs)[0], whole.eval()(*inputs)[0])
+    assert not any(parameter.requires_grad for parameter in alone.out_s.parameters())
+    # But where the picture depends on the edge map, that is drawn.
+    torch.nn.init.ones_(whole.out_s_patch_embed.proj.weight)
+    assert not isinstance(build(options(), whole), FillOnly)
+    assert not isinstance(build(options(weights=replace(RELATIVE, edge=1))), FillOnly)

@@ -1,0 +1,94 @@
+"""What can be trained: the generator, and a teacher for it."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ecea.model import CheckpointError, Generator, load_generator
+from ecea.runtime.errors import RequestError
+from ecea.training.attention import TrainingAttention
+from ecea.training.initialization import begin_as_smooth_fill, initialize
+from ecea.training.options import TrainingOptions
+from ecea.training.teacher import Teacher, load_teacher
+
+Network = Generator | Teacher
+
+LETTERS = {"ecea": "G", "unet": "U"}
+"""What the checkpoints of a network begin with."""
+
+# What touches pixels: its weights are no maps from features to features.
+_FIRST_LAYERS = ("patch_embed", "out_s_patch_embed", "first.")
+_LAST_LAYERS = ("block8.2.weight", "last.weight")
+
+
+class FillOnly(Generator):
+    """A generator that draws no edge map, which is half of the work of a step.
+
+    The picture is the same, if the edge map brings nothing back into it: the weights that would are 0.
+    """
+
+    def _draw(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        tokens, _ = self._tokens(image, edge, mask)
+        mixed = self.out_concat(torch.cat([tokens, torch.zeros_like(tokens)], dim=1))
+        return torch.tanh(self.out(mixed)), edge
+
+
+def build(options: TrainingOptions, start: Network | None = None) -> Network:
+    """A network with the weights that training begins with.
+
+    Args:
+        options: of the run.
+        start: has these weights; without it they are drawn from torch's global random numbers.
+    """
+    network = Teacher(options.config.out_c) if options.network == "unet" else _generator(options, start)
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    return network
+
+
+def load_start(path: Path, options: TrainingOptions) -> Network:
+    """Read the weights that a run begins with.
+
+    Raises:
+        RequestError: where the file is no checkpoint of the network that is to be trained.
+    """
+    try:
+        if options.network == "unet":
+            return load_teacher(path, options.config.out_c)
+        generator = load_generator(path, options.config.num_heads)
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
+    wanted, found = dataclasses.asdict(options.config), dataclasses.asdict(generator.config)
+    if unlike := [name for name in wanted if wanted[name] != found[name]]:
+        differences = ", ".join(f"{name} {found[name]} where {wanted[name]} was asked for" for name in unlike)
+        raise RequestError(
+            f"{path}: is a generator of another configuration ({differences}): ask for the one that it has"
+        )
+    return generator
+
+
+def _generator(options: TrainingOptions, start: Network | None) -> Generator:
+    attention = TrainingAttention(options.regularization.attention)
+    if not options.config.refine:
+        generator = Generator(options.config, attention, options.regularization)
+        initialize(generator)
+        return generator
+    if options.weights.edge or _depends_on_its_edge_map(start):
+        generator = Generator(options.config, attention, options.regularization)
+    else:
+        generator = FillOnly(options.config, attention, options.regularization)
+        generator.out_s.requires_grad_(False)
+        generator.out_s_patch_embed.requires_grad_(False)
+    begin_as_smooth_fill(generator)
+    return generator
+
+
+def _depends_on_its_edge_map(start: Network | None) -> bool:
+    return isinstance(start, Generator) and bool(start.out_s_patch_embed.proj.weight.any())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a parameter of either network lies between its first layers and its last, by its name."""
+    return not name.startswith(_FIRST_LAYERS) and not name.endswith(_LAST_LAYERS)
