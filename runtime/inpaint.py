@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import Engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.paths import real_parents, same_file
@@ -171,8 +172,7 @@ def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> 
     if any(same_file(part, target) for part in (source, *real_parents(source))):
         raise RequestError(f"{target}: is the scene itself, which is never changed: name another output")
     check_destination(target)
-    if batch < 1:
-        raise RequestError(f"a batch of {batch} tiles is impossible: expected 1 or more")
+    check_batch(batch)
 
 
 def _check_not_read(target: Path, files: Iterable[str]) -> None:

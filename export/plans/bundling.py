@@ -13,8 +13,8 @@ from ecea.export.plans.builder import Plan, build_plan
 from ecea.export.plans.machine import Machine
 from ecea.export.plans.network import BODY, PLUGIN, read_network
 from ecea.export.say import Say
+from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import open_engine
-from ecea.runtime.errors import RequestError
 
 BACKEND = "tensorrt"
 DEFAULT_BATCHES = (1, 4)
@@ -29,8 +29,7 @@ def check_batches(batches: Sequence[int]) -> tuple[int, ...]:
         RequestError: where one is impossible.
     """
     for batch in batches:
-        if batch < 1:
-            raise RequestError(f"a batch of {batch} is impossible: expected 1 or more")
+        check_batch(batch)
     return tuple(sorted(set(batches)))
 
 

@@ -319,6 +319,7 @@ def test_a_report_with_no_place(desk: Desk) -> None:
         ("--overlap", "half", "--overlap"),
         ("--blend", "cubic", "blend 'cubic' is unknown: expected one of linear, mean"),
         ("--batch", "0", "a batch of 0 tiles is impossible"),
+        ("--batch", "1025", "a batch of 1025 tiles is impossible: expected 1 to 1024"),
         ("--batch", "many", "--batch"),
         ("--threads", "0", "--threads"),
         ("--streams", "0", "--streams"),
