@@ -92,6 +92,7 @@ class Generator(nn.Module):
         self.out = Head(grids[0], widths[0], config.out_c)
         if config.refine:
             self.register_buffer(RESIDUAL_SCALE, torch.tensor(REACH))
+        self.train()  # modules are made in training mode, but without asking the method below
 
     def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Inpaint a batch of tiles.

@@ -79,6 +79,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(more: dict[str, Any], patches
     assert not torch.equal(read(whole / "G_2.pth")[layer], read(whole / "G_4.pth")[layer])
 
 
+def test_a_refining_run_that_looks_at_held_out_scenes_is_resumed_too(
+    patches: Path, tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    """Looking at them switches modes, which an interrupted run has not done yet when it goes on."""
+    other = write("other/0.tif", torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8).numpy())
+    request = DataRequest([str(patches), str(other.parent)], folds=2, fold=1, group="folder", tiles_per_epoch=2)
+
+    def train(epochs: int, folder: str, *, resume: bool = False) -> None:
+        chosen = refining(epochs=epochs, save_every=1, validation_tiles=1)
+        prepared = prepare(chosen, request, tmp_path / folder, device="cpu", resume=resume)
+        prepared.trainer.run(lambda line: None, lambda step: None)
+
+    train(2, "whole")
+    train(1, "parted")
+    train(2, "parted", resume=True)
+    assert_equal(tmp_path / "whole" / "G_2.pth", tmp_path / "parted" / "G_2.pth")
+
+
 def test_checkpoints_are_the_published_ones(patches: Path, tmp_path: Path) -> None:
     run(options(epochs=2), patches, tmp_path / "out")
     generator = load_generator(tmp_path / "out" / "G_2.pth")
@@ -118,6 +136,8 @@ def test_a_refining_run_begins_as_a_smooth_fill_and_gets_better(patches: Path, t
     assert torch.equal(trained.concat16.weight, both)
     assert trained.encoder16.pos_embed.unique().tolist() == [-4, 4]
     assert all(block.mlp.fc2.weight.any() for block in trained.encoder16.blocks)
+    # Batch norms have kept the statistics that they began with, from the first step on.
+    assert not trained.out.block2.bn1.running_mean.any()
 
 
 def test_a_run_may_start_from_a_checkpoint(patches: Path, tmp_path: Path) -> None:
