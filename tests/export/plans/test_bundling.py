@@ -199,7 +199,7 @@ def test_a_bundle_that_lacks_what_is_needed(backend: str, message: str, bundle: 
 
 def test_batches_must_be_possible() -> None:
     assert bundling.check_batches([8, 1, 8]) == (1, 8)
-    with pytest.raises(RequestError, match="a batch of 0 is impossible"):
+    with pytest.raises(RequestError, match="a batch of 0 tiles is impossible"):
         bundling.check_batches([1, 0])
 
 
