@@ -21,6 +21,8 @@ from ecea.model.refinement import level_and_contrast, smooth_fill
 WIDTHS = (24, 48, 96, 128, 128)
 """Channels at full resolution, at half of it, and so on: 1.6 M parameters with the three bands of a picture."""
 
+_MOST_LEVELS = 6  # tiles are a multiple of 32 px
+
 
 class Teacher(nn.Module):
     """Draw what is to be added to a smooth fill, in the units in which a refining generator draws it.
@@ -108,6 +110,12 @@ def load_teacher(path: Path, bands: int) -> Teacher:
             f"{path} is not a teacher's checkpoint; expected one that ecea-train --network unet wrote, such as "
             "U_10.pth: name that"
         ) from error
+    if levels > _MOST_LEVELS:
+        raise CheckpointError(f"{path} is a teacher of {levels} levels; expected {_MOST_LEVELS} at most, for any tile")
+    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(
+            f"{path} holds a NaN or an infinity in {damaged[0]}; expected numbers: take an earlier checkpoint"
+        )
     if found != bands:
         raise CheckpointError(f"{path} is a teacher of {found} bands; expected one of {bands}")
     return teacher.eval()

@@ -115,6 +115,14 @@ def test_what_is_no_teacher_is_refused(patches: Path, tmp_path: Path) -> None:
     torch.save(Teacher(bands=4).state_dict(), tmp_path / "four.pth")
     with pytest.raises(CheckpointError, match=r"four\.pth is a teacher of 4 bands; expected one of 3"):
         load_teacher(tmp_path / "four.pth", 3)
+    torch.save(Teacher(widths=(4,) * 7).state_dict(), tmp_path / "deep.pth")
+    with pytest.raises(CheckpointError, match=r"deep\.pth is a teacher of 7 levels; expected 6 at most"):
+        load_teacher(tmp_path / "deep.pth", 3)
+    broken = Teacher()
+    torch.nn.init.constant_(broken.last.bias, float("nan"))
+    torch.save(broken.state_dict(), tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=r"nan\.pth holds a NaN or an infinity in last\.bias"):
+        load_teacher(tmp_path / "nan.pth", 3)
     assert not (tmp_path / "out").exists()
 
 
