@@ -11,7 +11,7 @@ from ecea.runtime.errors import RequestError
 from ecea.training.attention import TrainingAttention
 from ecea.training.initialization import begin_as_smooth_fill, initialize
 from ecea.training.options import TrainingOptions
-from ecea.training.teacher import Teacher, load_teacher
+from ecea.training.teacher import WIDTHS, Teacher, load_teacher
 
 Network = Generator | Teacher
 
@@ -42,7 +42,12 @@ def build(options: TrainingOptions, start: Network | None = None) -> Network:
         options: of the run.
         start: has these weights; without it they are drawn from torch's global random numbers.
     """
-    network = Teacher(options.config.out_c) if options.network == "unet" else _generator(options, start)
+    network: Network
+    if options.network == "unet":
+        widths = start.widths if isinstance(start, Teacher) else WIDTHS
+        network = Teacher(options.config.out_c, widths)
+    else:
+        network = _generator(options, start)
     if start is not None:
         network.load_state_dict(start.state_dict())
     return network

@@ -34,7 +34,7 @@ class Teacher(nn.Module):
 
     def __init__(self, bands: int = 3, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        self.bands = bands
+        self.bands, self.widths = bands, tuple(widths)
         self.first = nn.Conv2d(bands + 1, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Block(above, width) for above, width in pairwise((widths[0], *widths)))
         self.up = nn.ModuleList(_Block(below + width, width) for width, below in pairwise(widths))
@@ -105,7 +105,7 @@ def load_teacher(path: Path, bands: int) -> Teacher:
         widths = [len(state[f"down.{level}.conv1.bias"]) for level in range(levels)]
         teacher = Teacher(found, widths)
         teacher.load_state_dict(state)
-    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not a teacher's checkpoint; expected one that ecea-train --network unet wrote, such as "
             "U_10.pth: name that"

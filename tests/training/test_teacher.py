@@ -118,6 +118,10 @@ def test_what_is_no_teacher_is_refused(patches: Path, tmp_path: Path) -> None:
     torch.save(Teacher(widths=(4,) * 7).state_dict(), tmp_path / "deep.pth")
     with pytest.raises(CheckpointError, match=r"deep\.pth is a teacher of 7 levels; expected 6 at most"):
         load_teacher(tmp_path / "deep.pth", 3)
+    torch.save(Teacher().state_dict() | {"last.bias": torch.zeros(())}, tmp_path / "scalar.pth")
+    with pytest.raises(CheckpointError, match=r"scalar\.pth is not a teacher's checkpoint"):
+        load_teacher(tmp_path / "scalar.pth", 3)
+    assert build(options(network="unet"), Teacher(widths=(4, 8))).widths == (4, 8)
     broken = Teacher()
     torch.nn.init.constant_(broken.last.bias, float("nan"))
     torch.save(broken.state_dict(), tmp_path / "nan.pth")
