@@ -19,7 +19,7 @@ from ecea.model.errors import CheckpointError
 from ecea.model.generator import Generator
 from ecea.model.layers import Attention
 
-SAVE_AGAIN = "save it again with torch.save(generator.state_dict(), path)"
+SAVE_AGAIN = "save it again with torch.save(network.state_dict(), path)"
 NAMED = 3  # tensors that a sentence names before it counts the rest
 
 
@@ -46,6 +46,11 @@ def load_generator(
     """
     path = Path(path)
     state = read_state_dict(path)
+    if is_teacher(state):
+        raise CheckpointError(
+            f"{path} is the checkpoint of a U-Net, which teaches; expected a generator's, such as G_10.pth: train one "
+            "with ecea-train --teacher"
+        )
     try:
         config = config_from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, num_heads)
     except CheckpointError as error:
@@ -88,6 +93,11 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return {name: _as_float32(tensor) for name, tensor in tensors.items()}
+
+
+def is_teacher(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors of a U-Net that ``ecea-train --network unet`` made, by their names."""
+    return "first.weight" in state and "last.weight" in state
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -147,7 +157,7 @@ def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
             f"{path} holds an object of type {type(content).__name__}; expected a dict of tensors by name: {SAVE_AGAIN}"
         )
     if not content:
-        raise CheckpointError(f"{path} holds no tensors; expected a generator's state dict: {SAVE_AGAIN}")
+        raise CheckpointError(f"{path} holds no tensors; expected a state dict: {SAVE_AGAIN}")
     others = [
         f"{name!r} ({type(value).__name__})"
         for name, value in content.items()
@@ -156,7 +166,15 @@ def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
     if others:
         raise CheckpointError(
             f"{path} holds entries that are not dense tensors by name, {_first_few(others)}; expected a "
-            f"generator's state dict and nothing else: {SAVE_AGAIN}"
+            f"state dict and nothing else: {SAVE_AGAIN}"
+        )
+    # A view that repeats its elements is a few bytes in the file and may be terabytes once it is computed with.
+    size = path.stat().st_size
+    if expanded := [name for name, tensor in content.items() if tensor.numel() * tensor.itemsize > size]:
+        name = expanded[0]
+        raise CheckpointError(
+            f"{path} holds '{name}' with {content[name].numel()} elements in a file of {size} bytes; expected tensors "
+            f"that are stored whole: {SAVE_AGAIN}"
         )
     return content
 

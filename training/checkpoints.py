@@ -42,11 +42,18 @@ class Checkpoints:
         if not folder.is_dir() and not folder.absolute().parent.is_dir():
             raise RequestError(f"{folder}: the folder {folder.parent} does not exist: make it, or name another output")
         present = (folder / RESUME_FILE).is_file()
+        left = sorted(folder.glob("[GU]_*.pth"))
+        # So leaves a run that was stopped at its first checkpoint, and so do checkpoints of the published code.
+        if left and not present:
+            raise RequestError(
+                f"{folder}: holds {left[0].name} and no {RESUME_FILE}, so it can neither be resumed nor begun anew: "
+                f"name another output, and begin with those weights if they are wanted (--start-from {left[0]})"
+            )
         if resume and not present:
             raise RequestError(
                 f"{folder / RESUME_FILE}: does not exist, so there is nothing to resume: leave --resume out"
             )
-        if not resume and (present or any(folder.glob("[GU]_*.pth"))):
+        if not resume and present:
             raise RequestError(
                 f"{folder}: holds a training run already: go on with it (--resume), or name another output"
             )

@@ -16,6 +16,11 @@ NETWORKS = ("ecea", "unet")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Ours -> Lightning Fabric's."""
 
+_TOO_FAST = 1e30  # what is made of a rate still has to be a float32
+
+# Of the configuration, what a teacher depends on.
+_OF_A_TEACHER = ("img_size", "out_c")
+
 # What may differ between a run and its continuation: none of it changes a weight.
 _FREE = frozenset(("epochs", "save_every", "validation_tiles"))
 
@@ -72,8 +77,9 @@ class TrainingOptions:
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("precision", self.precision, tuple(PRECISIONS))
-        for name in ("epochs", "batch_size", "lr", "discriminator_lr", "gap_weight", "save_every", "validation_tiles"):
+        for name in ("epochs", "batch_size", "discriminator_lr", "gap_weight", "save_every", "validation_tiles"):
             _check_range(name, getattr(self, name), low=0, above=True)
+        _check_range("lr", self.lr, low=0, above=True, high=_TOO_FAST)
         for name in ("weight_decay", "clip_gradient", "seed"):
             _check_range(name, getattr(self, name), low=0)
         shares = dataclasses.asdict(self.regularization) | {"ema": self.ema}
@@ -88,8 +94,13 @@ class TrainingOptions:
 
     def fixed(self) -> dict[str, Any]:
         """What a continuation has to be told again, by name; a cosine ends with the last epoch, so it fixes that."""
-        flat: dict[str, Any] = {}
-        for name, value in dataclasses.asdict(self).items():
+        # The network first: where that differs, so does much that follows from it.
+        flat: dict[str, Any] = {"network": self.network}
+        told = dataclasses.asdict(self)
+        if self.network == "unet":
+            del told["regularization"]
+            told["config"] = {name: told["config"][name] for name in _OF_A_TEACHER}
+        for name, value in told.items():
             flat |= value if isinstance(value, dict) and name != "weights" else {name: value}
         flat |= {f"{name} weight": value for name, value in flat.pop("weights").items()}
         free = _FREE - ({"epochs"} if self.schedule == "cosine" else set())

@@ -16,7 +16,7 @@ from ecea.training.data.gaps import parse_gaps
 from ecea.training.data.scenes import load_scene
 from ecea.training.data.tiles import EDGES, TileRecipe
 from ecea.training.folds import held_out_scenes
-from ecea.training.hardware import launch
+from ecea.training.hardware import launch, slow_precision
 from ecea.training.networks import LETTERS, load_start
 from ecea.training.options import TrainingOptions
 from ecea.training.sources import find_sources
@@ -98,7 +98,7 @@ def prepare(
         _describe_network(trainer, options, start_from, teacher),
         *_describe_data(data, len(trainer.tiles), options),
         _describe_loss(options, features),
-        f"device      {_device_name(fabric.device)}{f' x {devices}' if devices > 1 else ''}, {options.precision}",
+        _describe_device(fabric.device, devices, options.precision),
         f"output      {output}, epochs {trainer.first_epoch} to {options.epochs}",
     ]
     return Run(trainer, lines, fabric.is_global_zero)
@@ -184,5 +184,7 @@ def _describe_loss(options: TrainingOptions, vgg: VggFeatures | None) -> str:
     return f"loss        {', '.join(f'{name} {weight:g}' for name, weight in terms.items() if weight)}{off}"
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+def _describe_device(device: torch.device, devices: int, precision: str) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    slow = " (this processor has no instructions for it: fp32 is faster)" if slow_precision(device, precision) else ""
+    return f"device      {name}{f' x {devices}' if devices > 1 else ''}, {precision}{slow}"

@@ -100,11 +100,15 @@ def load_teacher(path: Path, bands: int) -> Teacher:
     """
     state = read_state_dict(path)
     try:
+        if not all(tensor.is_floating_point() for tensor in state.values()):
+            raise TypeError
         found = len(state["last.bias"])
         levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("down."))
         widths = [len(state[f"down.{level}.conv1.bias"]) for level in range(levels)]
-        teacher = Teacher(found, widths)
-        teacher.load_state_dict(state)
+        # Without memory of its own, which a damaged file might ask for without end.
+        with torch.device("meta"):
+            teacher = Teacher(found, widths)
+        teacher.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not a teacher's checkpoint; expected one that ecea-train --network unet wrote, such as "

@@ -242,7 +242,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, write: Callable[[o
 def test_a_whole_module_is_refused_by_name(tmp_path: Path) -> None:
     sentence = refusal(save(torch.nn.Linear(2, 2), tmp_path / "module.pth"))
     assert "('torch.nn.modules.linear.Linear')" in sentence
-    assert "torch.save(generator.state_dict(), path)" in sentence
+    assert "torch.save(network.state_dict(), path)" in sentence
 
 
 # What is no generator

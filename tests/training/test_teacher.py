@@ -127,7 +127,38 @@ def test_what_is_no_teacher_is_refused(patches: Path, tmp_path: Path) -> None:
     torch.save(broken.state_dict(), tmp_path / "nan.pth")
     with pytest.raises(CheckpointError, match=r"nan\.pth holds a NaN or an infinity in last\.bias"):
         load_teacher(tmp_path / "nan.pth", 3)
+    torch.save(Teacher().state_dict() | {"last.bias": torch.zeros(3, dtype=torch.int64)}, tmp_path / "whole.pth")
+    with pytest.raises(CheckpointError, match=r"whole\.pth is not a teacher's checkpoint"):
+        load_teacher(tmp_path / "whole.pth", 3)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_teacher_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
+    """It was built before its shapes were compared, which took minutes and all memory."""
+    state = Teacher().state_dict()
+    torch.save(state | {"down.0.conv1.bias": torch.zeros(1).expand(100_000_000)}, tmp_path / "view.pth")
+    with pytest.raises(CheckpointError, match=r"holds 'down\.0\.conv1\.bias' with 100000000 elements in a file of"):
+        load_teacher(tmp_path / "view.pth", 3)
+    torch.save(state | {"down.0.conv1.bias": torch.zeros(1_000_000)}, tmp_path / "wide.pth")
+    with pytest.raises(CheckpointError, match=r"wide\.pth is not a teacher's checkpoint"):
+        load_teacher(tmp_path / "wide.pth", 3)
+
+
+def test_a_teacher_is_no_generator(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"teacher\.pth is the checkpoint of a U-Net.*--teacher"):
+        load_generator(brightening(tmp_path / "teacher.pth"))
+
+
+def test_another_network_is_told_by_its_name_and_options_that_do_nothing_to_it_are_free(
+    patches: Path, tmp_path: Path
+) -> None:
+    run(options(network="unet", epochs=1), patches, tmp_path / "out")
+    with pytest.raises(RequestError, match=r"was trained with network unet, now it is ecea"):
+        run(options(epochs=2), patches, tmp_path / "out", resume=True)
+    other = replace(CONFIG, embed_dim=16, refine=False)
+    run(options(network="unet", epochs=2, config=other), patches, tmp_path / "out", resume=True)
+    assert (tmp_path / "out" / "U_2.pth").is_file()
 
 
 def test_without_an_edge_term_no_edge_map_is_drawn_and_the_picture_is_the_same() -> None:

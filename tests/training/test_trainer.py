@@ -237,6 +237,11 @@ def test_only_the_same_run_is_resumed(patches: Path, tmp_path: Path) -> None:
         run(options(), patches, output)
     with pytest.raises(RequestError, match="there is nothing to resume"):
         run(options(), patches, tmp_path / "new", resume=True)
+    (tmp_path / "new").mkdir()
+    (output / "G_2.pth").rename(tmp_path / "new" / "G_2.pth")
+    for resume in (True, False):
+        with pytest.raises(RequestError, match=r"new: holds G_2\.pth and no training\.pth.*--start-from .*G_2\.pth"):
+            run(options(), patches, tmp_path / "new", resume=resume)
     (output / "training.pth").write_bytes(b"PK")
     with pytest.raises(RequestError, match="cannot be read as a run to resume"):
         run(options(), patches, output, resume=True)
@@ -264,6 +269,7 @@ def test_outputs_that_cannot_be_are_refused(patches: Path, tmp_path: Path) -> No
         ({"config": GeneratorConfig(depth=(1, 2, 3))}, "four --depth"),
         ({"epochs": 0}, "epochs 0 is out of range: expected above 0"),
         ({"lr": float("nan")}, "lr nan is out of range"),
+        ({"lr": 1e300}, r"lr 1e\+300 is out of range: expected above 0 and below 1e\+30"),
         ({"ema": 1.0}, "ema 1 is out of range: expected at least 0 and below 1"),
         ({"schedule": "linear"}, "expected one of constant, cosine"),
         ({"precision": "int8"}, "expected one of fp32, bf16, fp16"),
