@@ -80,6 +80,7 @@ def _run(session: Any, feed: Feed, switches: Switches) -> Tensor:
 def _options() -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the cpu backend does, for right sums
     return options
 
 

@@ -109,6 +109,7 @@ def run() -> Callable[..., list[Tensor]]:
     def infer(model: ir.Model, inputs: Mapping[str, NDArray[Any]]) -> list[Tensor]:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as the cpu backend does
         data = ir.to_proto(model).SerializeToString()
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         results: list[Tensor] = session.run(["out", "out_edge"], dict(inputs))

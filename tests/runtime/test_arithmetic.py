@@ -88,3 +88,24 @@ def test_what_the_processor_says(
 def test_where_the_processor_says_nothing_nothing_is_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "Path", lambda path: tmp_path / "absent")
     assert openvino.native_arithmetic() == ("f32",)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "overflow"),
+    [
+        ("x86_64", "fpu avx2", True),
+        ("AMD64", "fpu avx2 avx512f", True),
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", False),
+        ("x86_64", "fpu avx2 avx_vnni", False),
+        ("x86_64", "fpu amx_int8", False),
+        ("aarch64", "fp asimd", False),
+    ],
+)
+def test_where_sums_of_bytes_overflow(
+    machine: str, flags: str, overflow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(openvino, "Path", lambda path: info if path == "/proc/cpuinfo" else Path(path))
+    monkeypatch.setattr(openvino.platform, "machine", lambda: machine)
+    assert openvino.sums_of_bytes_overflow() is overflow
