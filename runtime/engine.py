@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from ecea.runtime.backends import BACKENDS, Session
+from ecea.runtime.backends import BACKENDS, Session, automatic_order
 from ecea.runtime.backends.batch import default_batch
 from ecea.runtime.backends.layers import LayerTime
 from ecea.runtime.backends.settings import Settings
@@ -194,7 +194,7 @@ def open_engine(
     if not 1 <= streams <= threads:
         raise RequestError(f"{streams} streams cannot share {threads} threads: expected 1 to {threads}")
     passed_over: dict[str, str] = {}
-    for name in BACKENDS if backend == "auto" else (backend,):
+    for name in automatic_order(engine) if backend == "auto" else (backend,):
         try:
             record, session = _load(contents, engine, name, threads, streams)
         except RequestError:

@@ -17,7 +17,7 @@ from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.backends.nvidia import require_gpu
 from ecea.runtime.backends.settings import Settings
 
-__all__ = ["BACKENDS", "Backend", "Session", "Settings"]
+__all__ = ["BACKENDS", "Backend", "Session", "Settings", "automatic_order"]
 
 Tensor = npt.NDArray[np.float32]
 
@@ -57,10 +57,22 @@ class Backend:
     verifies: bool = False
 
 
-# In the order in which ``auto`` tries them.
+# The fastest first.
 BACKENDS: dict[str, Backend] = {
     "tensorrt": Backend(tensorrt.load, tensorrt.layer_times, lambda engine: require_gpu()),
     "cuda": Backend(cuda.load, cuda.layer_times, cuda.require),
     "openvino": Backend(openvino.load, openvino.layer_times, verifies=True),
     "cpu": Backend(cpu.load, cpu.layer_times),
 }
+
+
+def automatic_order(engine: str) -> tuple[str, ...]:
+    """The backends in the order in which ``auto`` tries them for an engine.
+
+    Where OpenVINO has to do without integer kernels, ONNX Runtime is 2.5 times as fast for ``int8``.
+    """
+    names = list(BACKENDS)
+    if engine == "int8" and openvino.sums_of_bytes_overflow():
+        names.remove("cpu")
+        names.insert(names.index("openvino"), "cpu")
+    return tuple(names)

@@ -109,3 +109,15 @@ def test_where_sums_of_bytes_overflow(
     monkeypatch.setattr(openvino, "Path", lambda path: info if path == "/proc/cpuinfo" else Path(path))
     monkeypatch.setattr(openvino.platform, "machine", lambda: machine)
     assert openvino.sums_of_bytes_overflow() is overflow
+
+
+@pytest.mark.parametrize(
+    ("overflow", "engine", "taken"), [(True, "int8", "cpu"), (False, "int8", "openvino"), (True, "fp32", "openvino")]
+)
+def test_int8_runs_where_it_is_fast(
+    overflow: bool, engine: str, taken: str, tiny_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "sums_of_bytes_overflow", lambda: overflow)
+    path = tiny_bundle(engines=("fp32", "int8"), backends=["openvino", "cpu"])
+    with open_engine(path, engine=engine) as opened:
+        assert opened.backend == taken
