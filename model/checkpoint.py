@@ -46,7 +46,7 @@ def load_generator(
     """
     path = Path(path)
     state = read_state_dict(path)
-    if is_teacher(state):
+    if _is_teacher(state):
         raise CheckpointError(
             f"{path} is the checkpoint of a U-Net, which teaches; expected a generator's, such as G_10.pth: train one "
             "with ecea-train --teacher"
@@ -95,7 +95,7 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
     return {name: _as_float32(tensor) for name, tensor in tensors.items()}
 
 
-def is_teacher(state: Mapping[str, Tensor]) -> bool:
+def _is_teacher(state: Mapping[str, Tensor]) -> bool:
     """Whether these are the tensors of a U-Net that ``ecea-train --network unet`` made, by their names."""
     return "first.weight" in state and "last.weight" in state
 

@@ -336,14 +336,14 @@ def _by_nearest_neighbour(image: Array, factor: int) -> Array:
 
 
 if __name__ == "__main__":
-    _NUMBERS = sys.argv[2:]
+    numbers = sys.argv[2:]
     # Python reads no number of very many digits, and nobody means one.
-    if len(_NUMBERS) not in (1, 2) or not sys.argv[1] or not all(n.isdecimal() and len(n) < 20 for n in _NUMBERS):
+    if len(numbers) not in (1, 2) or not sys.argv[1] or not all(n.isdecimal() and len(n) < 20 for n in numbers):
         sys.exit(
             "usage: python -m ecea.training.synthetic FOLDER COUNT [SEED]: COUNT scenes, 1 or more, and a SEED of 0 or "
             "more, both whole numbers"
         )
     try:
-        write_synthetic_scenes(Path(sys.argv[1]), *map(int, _NUMBERS))
+        write_synthetic_scenes(Path(sys.argv[1]), *map(int, numbers))
     except EceaError as failed:
         sys.exit(str(failed))

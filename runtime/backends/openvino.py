@@ -72,7 +72,7 @@ def native_arithmetic() -> tuple[str, ...]:
 
 
 def sums_of_bytes_overflow() -> bool:
-    """Whether OpenVINO's integer kernels may give wrong sums on this machine's processor."""
+    """Whether OpenVINO's integer kernels may give wrong sums: on x86, unless the processor is known to have better."""
     return platform.machine().lower() in _X86 and not _processor_flags() & _INT8_FLAGS
 
 
