@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ecea.kernels.eager import expectation_attention
-from ecea.model.config import config_from_shapes
+from ecea.model.config import COARSE, MOST_COARSE_LEVELS, config_from_shapes, unet_widths
 from ecea.model.errors import CheckpointError
 from ecea.model.generator import Generator
 from ecea.model.layers import Attention
+from ecea.model.unet import UNet
 
 SAVE_AGAIN = "save it again with torch.save(network.state_dict(), path)"
 NAMED = 3  # tensors that a sentence names before it counts the rest
@@ -46,10 +47,10 @@ def load_generator(
     """
     path = Path(path)
     state = read_state_dict(path)
-    if _is_teacher(state):
+    if _is_unet(state):
         raise CheckpointError(
-            f"{path} is the checkpoint of a U-Net, which teaches; expected a generator's, such as G_10.pth: train one "
-            "with ecea-train --teacher"
+            f"{path} is the checkpoint of a U-Net; expected a generator's, such as G_10.pth: train one that refines "
+            "its fill with ecea-train --coarse"
         )
     try:
         config = config_from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, num_heads)
@@ -64,6 +65,51 @@ def load_generator(
     owned = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in expected.items()}
     generator.load_state_dict(owned, assign=True)
     return generator.eval()
+
+
+def load_unet(path: str | PathLike[str], bands: int) -> UNet:
+    """Read a U-Net from a checkpoint that ``ecea-train --network unet`` wrote, or from a generator that has one.
+
+    Args:
+        path: as :func:`read_state_dict` takes it.
+        bands: that it has to have.
+
+    Returns:
+        The U-Net on the CPU, in float32 and in eval mode.
+
+    Raises:
+        CheckpointError: where the file cannot be read or has no U-Net of so many bands.
+    """
+    path = Path(path)
+    state = read_state_dict(path)
+    if any(name.startswith(COARSE) for name in state):
+        state = {name.removeprefix(COARSE): tensor for name, tensor in state.items() if name.startswith(COARSE)}
+    try:
+        if not all(tensor.is_floating_point() for tensor in state.values()):
+            raise TypeError
+        found = len(state["last.bias"])
+        widths = unet_widths({name: tuple(tensor.shape) for name, tensor in state.items()})
+        # Without memory of its own, which a damaged file might ask for without end.
+        with torch.device("meta"):
+            unet = UNet(found, widths)
+        unet.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} is not the checkpoint of a U-Net; expected one that ecea-train --network unet wrote, such as "
+            "U_10.pth: name that"
+        ) from error
+    if len(widths) > MOST_COARSE_LEVELS:
+        raise CheckpointError(
+            f"{path} is a U-Net of {len(widths)} levels; expected {MOST_COARSE_LEVELS} at most, for any tile: train "
+            "another"
+        )
+    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(
+            f"{path} holds a NaN or an infinity in {damaged[0]}; expected numbers: take an earlier checkpoint"
+        )
+    if found != bands:
+        raise CheckpointError(f"{path} is a U-Net of {found} bands; expected one of {bands}: train another")
+    return unet.eval()
 
 
 def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -95,7 +141,7 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
     return {name: _as_float32(tensor) for name, tensor in tensors.items()}
 
 
-def _is_teacher(state: Mapping[str, Tensor]) -> bool:
+def _is_unet(state: Mapping[str, Tensor]) -> bool:
     """Whether these are the tensors of a U-Net that ``ecea-train --network unet`` made, by their names."""
     return "first.weight" in state and "last.weight" in state
 

@@ -10,6 +10,11 @@ DEFAULT_NUM_HEADS = (1, 2, 4, 8)
 
 # The tensor that only a refining generator has.
 RESIDUAL_SCALE = "residual_scale"
+# What the names of a coarse network's tensors begin with, in a generator that has one.
+COARSE = "coarse."
+
+MOST_COARSE_LEVELS = 6
+"""Of a coarse network: tiles are a multiple of 32 px."""
 
 # Tokens along the side of the first level. With 8 the last level has one token, which InstanceNorm refuses.
 MIN_GRID = 16
@@ -32,6 +37,8 @@ class GeneratorConfig:
         num_heads: attention heads at each level; the only one that a checkpoint does not fix.
         refine: whether it refines a smooth fill (:mod:`ecea.model.refinement`) instead of drawing from nothing, as
             published; such a checkpoint holds one tensor more, ``residual_scale``.
+        coarse: widths of the U-Net whose fill it refines instead (:mod:`ecea.model.unet`); empty for none. Such a
+            checkpoint holds that as well.
     """
 
     img_size: int = 256
@@ -42,6 +49,7 @@ class GeneratorConfig:
     depth: tuple[int, ...] = (1, 2, 3, 4)
     num_heads: tuple[int, ...] = DEFAULT_NUM_HEADS
     refine: bool = False
+    coarse: tuple[int, ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -84,7 +92,13 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], num_heads: Sequence[
         depth=tuple(_count_blocks(shapes, encoder) for encoder in ENCODERS),
         num_heads=tuple(DEFAULT_NUM_HEADS if num_heads is None else num_heads),
         refine=RESIDUAL_SCALE in shapes,
+        coarse=unet_widths(shapes, COARSE) if RESIDUAL_SCALE in shapes else (),
     )
+    if len(config.coarse) > MOST_COARSE_LEVELS or 0 in config.coarse:
+        raise CheckpointError(
+            f"has a coarse network of the widths {list(config.coarse)}; expected at most {MOST_COARSE_LEVELS}, none of "
+            "them 0: give a checkpoint that ecea-train wrote"
+        )
     if len(config.num_heads) != 4 or any(
         heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)
     ):
@@ -94,6 +108,21 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], num_heads: Sequence[
             "(num_heads, --num-heads A,B,C,D)"
         )
     return config
+
+
+def unet_widths(shapes: Mapping[str, Sequence[int]], prefix: str = "") -> tuple[int, ...]:
+    """Read the widths of a U-Net, level by level, from the tensors whose names begin with a prefix.
+
+    Args:
+        shapes: name -> shape; others may be among them.
+
+    Returns:
+        Empty where there is none.
+    """
+    widths: list[int] = []
+    while shape := shapes.get(f"{prefix}down.{len(widths)}.conv1.bias"):
+        widths.append(shape[0])
+    return tuple(widths)
 
 
 def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> Sequence[int]:

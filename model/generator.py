@@ -20,13 +20,15 @@ from ecea.model.layers import (
 )
 from ecea.model.refinement import NEUTRAL, REACH, level_and_contrast, smooth_fill
 from ecea.model.regularization import NONE, Regularization
+from ecea.model.unet import UNet
 
 
 class Generator(nn.Module):
     """Fill the gaps of an image tile and of its edge map.
 
     Parameters carry the published names and shapes, so published checkpoints load unchanged. With ``config.refine`` the
-    same network refines a smooth fill, which is not published (:mod:`ecea.model.refinement`).
+    same network refines a smooth fill, which is not published (:mod:`ecea.model.refinement`), and with
+    ``config.coarse`` what a U-Net made of that (:mod:`ecea.model.unet`).
 
     Args:
         config: the shape of the network.
@@ -92,6 +94,7 @@ class Generator(nn.Module):
         self.out = Head(grids[0], widths[0], config.out_c)
         if config.refine:
             self.register_buffer(RESIDUAL_SCALE, torch.tensor(REACH))
+        self.coarse = UNet(config.out_c, config.coarse) if config.coarse else None
         self.train()  # modules are made in training mode, but without asking the method below
 
     def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +112,7 @@ class Generator(nn.Module):
         """
         if not self.config.refine:
             return self._draw(image, edge, mask)
-        filled = smooth_fill(image, mask)
+        filled = smooth_fill(image, mask) if self.coarse is None else self.coarse(image, edge, mask)[0]
         level, contrast = level_and_contrast(filled)
         drawn, out_edge = self._draw((filled - level) / contrast, edge, mask)
         return (filled + self.residual_scale * contrast * (drawn - NEUTRAL)).clamp(0, 1), out_edge

@@ -89,11 +89,15 @@ def train(
     ] = False,
     network: Annotated[
         str,
-        typer.Option(metavar="ecea|unet", help="The generator, or a U-Net that refines a smooth fill, as its teacher."),
+        typer.Option(metavar="ecea|unet", help="The generator, or a U-Net for it to refine or to learn from."),
     ] = "ecea",
     teacher: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A U-Net's checkpoint (U_10.pth): learn what it draws, not the truth."),
+    ] = None,
+    coarse: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A U-Net's checkpoint: refine what it draws. It becomes a fixed part."),
     ] = None,
     start_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A checkpoint of the same configuration to begin with.")
@@ -207,6 +211,7 @@ def train(
             vgg=vgg,
             start_from=start_from,
             teacher=teacher,
+            coarse=coarse,
             device=device,
             devices=devices,
             resume=resume,
@@ -215,7 +220,11 @@ def train(
             _say(line, run.is_main)
         with _progress(run.is_main) as on_step:
             last = run.trainer.run(lambda line: _say(line, run.is_main), on_step)
-        use = "make a bundle of it with ecea-export" if network == "ecea" else "teach a generator with it (--teacher)"
+        use = (
+            "make a bundle of it with ecea-export"
+            if network == "ecea"
+            else "let a generator refine what it draws (--coarse)"
+        )
         _say(f"trained     {last}: {use}", run.is_main)
 
 

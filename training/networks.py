@@ -1,4 +1,4 @@
-"""What can be trained: the generator, and a teacher for it."""
+"""What can be trained: the generator, and a U-Net for it to refine or to be taught by."""
 
 import dataclasses
 from pathlib import Path
@@ -6,14 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ecea.model import CheckpointError, Generator, load_generator
+from ecea.model import CheckpointError, Generator, UNet, load_generator, load_unet
 from ecea.runtime.errors import RequestError
 from ecea.training.attention import TrainingAttention
 from ecea.training.initialization import begin_as_smooth_fill, initialize
 from ecea.training.options import TrainingOptions
-from ecea.training.teacher import WIDTHS, Teacher, load_teacher
 
-Network = Generator | Teacher
+Network = Generator | UNet
 
 LETTERS = {"ecea": "G", "unet": "U"}
 """What the checkpoints of a network begin with."""
@@ -35,21 +34,25 @@ class FillOnly(Generator):
         return torch.tanh(self.out(mixed)), edge
 
 
-def build(options: TrainingOptions, start: Network | None = None) -> Network:
+def build(options: TrainingOptions, start: Network | None = None, coarse: UNet | None = None) -> Network:
     """A network with the weights that training begins with.
 
     Args:
         options: of the run.
         start: has these weights; without it they are drawn from torch's global random numbers.
+        coarse: what a generator whose configuration has a coarse network takes that from; it does not learn.
     """
     network: Network
     if options.network == "unet":
-        widths = start.widths if isinstance(start, Teacher) else WIDTHS
-        network = Teacher(options.config.out_c, widths)
+        network = UNet(options.config.out_c, start.widths) if isinstance(start, UNet) else UNet(options.config.out_c)
     else:
         network = _generator(options, start)
     if start is not None:
         network.load_state_dict(start.state_dict())
+    if isinstance(network, Generator) and network.coarse is not None:
+        if coarse is not None:
+            network.coarse.load_state_dict(coarse.state_dict())
+        network.coarse.requires_grad_(False)
     return network
 
 
@@ -61,7 +64,7 @@ def load_start(path: Path, options: TrainingOptions) -> Network:
     """
     try:
         if options.network == "unet":
-            return load_teacher(path, options.config.out_c)
+            return load_unet(path, options.config.out_c)
         generator = load_generator(path, options.config.num_heads)
     except CheckpointError as error:
         raise RequestError(str(error)) from error

@@ -18,8 +18,8 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 _TOO_FAST = 1e30  # what is made of a rate still has to be a float32
 
-# Of the configuration, what a teacher depends on.
-_OF_A_TEACHER = ("img_size", "out_c")
+# Of the configuration, what a U-Net depends on.
+_OF_A_UNET = ("img_size", "out_c")
 
 # What may differ between a run and its continuation: none of it changes a weight.
 _FREE = frozenset(("epochs", "save_every", "validation_tiles"))
@@ -30,8 +30,8 @@ class TrainingOptions:
     """How a generator is trained; the defaults are the published ones, and what is not published is off.
 
     Attributes:
-        config: the generator's shape; of a teacher, the tile and the bands alone.
-        network: ``ecea``, the generator, or ``unet``, a teacher for one (:mod:`ecea.training.teacher`).
+        config: the generator's shape; of a U-Net, the tile and the bands alone.
+        network: ``ecea``, the generator, or ``unet``, for one to refine or to be taught by (:mod:`ecea.model.unet`).
         regularization: what is dropped at random in training.
         weights: of the five terms of the loss. Without a weight for the adversarial one there is no discriminator.
         gap_weight: how many times pixels of gaps count in the L1 term; 1 as published.
@@ -99,7 +99,7 @@ class TrainingOptions:
         told = dataclasses.asdict(self)
         if self.network == "unet":
             del told["regularization"]
-            told["config"] = {name: told["config"][name] for name in _OF_A_TEACHER}
+            told["config"] = {name: told["config"][name] for name in _OF_A_UNET}
         for name, value in told.items():
             flat |= value if isinstance(value, dict) and name != "weights" else {name: value}
         flat |= {f"{name} weight": value for name, value in flat.pop("weights").items()}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ecea.model import UNet
 from ecea.model.refinement import smooth_fill
 from ecea.runtime.errors import EceaError
 from ecea.training import losses
@@ -19,7 +20,6 @@ from ecea.training.initialization import initialize
 from ecea.training.muon import Muon
 from ecea.training.networks import Network, build, is_hidden
 from ecea.training.options import TrainingOptions
-from ecea.training.teacher import Teacher
 from ecea.training.vgg import VggFeatures
 
 
@@ -31,7 +31,7 @@ class Pair:
     """A generator, the discriminator if there is one, and their optimizers, set up on a device.
 
     Attributes:
-        generator: or a teacher in its place, as it learns; ``discriminator`` likewise, None where the adversarial term
+        generator: or a U-Net in its place, as it learns; ``discriminator`` likewise, None where the adversarial term
             has no weight.
 
     Args:
@@ -40,6 +40,7 @@ class Pair:
         vgg: for the perceptual and the style term; None leaves them out.
         start: the weights that the generator begins with; None: drawn at random.
         teacher: draws what is to be learned in gaps; None: the truth is.
+        coarse: the generator refines what it draws; None, where ``options.config`` has none.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class Pair:
         fabric: Fabric,
         vgg: VggFeatures | None,
         start: Network | None = None,
-        teacher: Teacher | None = None,
+        teacher: UNet | None = None,
+        coarse: UNet | None = None,
     ) -> None:
         self._options = options
         self._fabric = fabric
-        generator: nn.Module = build(options, start)
+        generator: nn.Module = build(options, start, coarse)
         # Channels last are a tenth faster on a processor, measured.
         self.generator = cast(Network, generator.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.discriminator = _discriminator(options)

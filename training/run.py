@@ -1,12 +1,12 @@
 """From what a user asks for to a trainer that is ready to run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ecea.model import CheckpointError
+from ecea.model import CheckpointError, UNet, load_unet
 from ecea.runtime.errors import RequestError
 from ecea.runtime.scene import DEFAULT_BANDS
 from ecea.runtime.stretch import Stretch
@@ -20,7 +20,6 @@ from ecea.training.hardware import launch, slow_precision
 from ecea.training.networks import LETTERS, load_start
 from ecea.training.options import TrainingOptions
 from ecea.training.sources import find_sources
-from ecea.training.teacher import Teacher, load_teacher
 from ecea.training.trainer import Data, Trainer
 from ecea.training.vgg import VggFeatures, load_vgg
 
@@ -67,6 +66,7 @@ def prepare(
     vgg: Path | None = None,
     start_from: Path | None = None,
     teacher: Path | None = None,
+    coarse: Path | None = None,
     device: str = "auto",
     devices: int = 1,
     resume: bool = False,
@@ -80,6 +80,7 @@ def prepare(
         vgg: a file with VGG-19's weights.
         start_from: a checkpoint of the same configuration to begin with; None for weights drawn at random.
         teacher: a checkpoint of a U-Net that draws what is to be learned in gaps; None for the truth.
+        coarse: a checkpoint of a U-Net whose fill is refined; None for the smooth fill.
         device, devices: see :func:`ecea.training.hardware.launch`.
         resume: go on with the run in ``output``.
 
@@ -89,13 +90,26 @@ def prepare(
     checkpoints = Checkpoints(output, resume, LETTERS[options.network])
     # Scenes last: reading them takes the longest, and a wrong file should be told before.
     features = _load_features(vgg, options)
-    taught_by = _load_teacher(teacher, options) if teacher is not None else None
+    taught_by = _load_unet(teacher, options, "--teacher") if teacher is not None else None
+    refined = _load_unet(coarse, options, "--coarse") if coarse is not None else None
+    if refined is not None:
+        options = replace(options, config=replace(options.config, refine=True, coarse=refined.widths))
     start = load_start(start_from, options) if start_from is not None and not resume else None
     data = load_data(request, options.config.img_size, options.seed)
     fabric = launch(device, devices, options.precision)
-    trainer = Trainer(options, data, checkpoints, fabric, vgg=features, start=start, teacher=taught_by, resume=resume)
+    trainer = Trainer(
+        options,
+        data,
+        checkpoints,
+        fabric,
+        vgg=features,
+        start=start,
+        teacher=taught_by,
+        coarse=refined,
+        resume=resume,
+    )
     lines = [
-        _describe_network(trainer, options, start_from, teacher),
+        _describe_network(trainer, options, start_from, teacher, coarse),
         *_describe_data(data, len(trainer.tiles), options),
         _describe_loss(options, features),
         _describe_device(fabric.device, devices, options.precision),
@@ -137,21 +151,25 @@ def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | 
     return load_vgg(vgg)
 
 
-def _load_teacher(path: Path, options: TrainingOptions) -> Teacher:
+def _load_unet(path: Path, options: TrainingOptions, option: str) -> UNet:
     if options.network == "unet":
-        raise RequestError(f"{path}: a teacher learns from the truth: leave out --teacher or --network unet")
+        raise RequestError(f"{path}: a U-Net refines a smooth fill, to the truth: leave out {option} or --network unet")
     try:
-        return load_teacher(path, options.config.out_c)
+        return load_unet(path, options.config.out_c)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
 
 
-def _describe_network(trainer: Trainer, options: TrainingOptions, start_from: Path | None, teacher: Path | None) -> str:
+def _describe_network(
+    trainer: Trainer, options: TrainingOptions, start_from: Path | None, teacher: Path | None, coarse: Path | None
+) -> str:
     count = sum(parameter.numel() for parameter in trainer.generator.parameters())
     refines = ", refines a smooth fill" if options.config.refine or options.network == "unet" else ""
+    if coarse is not None:
+        refines = f", refines the fill of {coarse}"
     start = f", starts from {start_from}" if start_from is not None else ""
     taught = f", taught by {teacher}" if teacher is not None else ""
-    name = "teacher     U-Net," if options.network == "unet" else "generator  "
+    name = "U-Net      " if options.network == "unet" else "generator  "
     return f"{name} {count / 1e6:.2f} M parameters, tiles of {options.config.img_size} px{refines}{start}{taught}"
 
 

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
+from ecea.model import UNet
 from ecea.runtime.background import in_background
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.training.board import Board
@@ -23,7 +24,6 @@ from ecea.training.networks import Network
 from ecea.training.options import TrainingOptions
 from ecea.training.pair import Diverged, Pair
 from ecea.training.quality import GapError, validate
-from ecea.training.teacher import Teacher
 from ecea.training.vgg import VggFeatures
 
 _BATCHES_AHEAD = 4
@@ -92,6 +92,7 @@ class Trainer:
         vgg: for two of the terms; None leaves them out.
         start: the weights to begin with; None draws them at random.
         teacher: draws what is to be learned in gaps; None: the truth is.
+        coarse: the generator refines what it draws; None, where ``options.config`` has none.
         resume: whether to go on with the run that ``checkpoints`` holds.
 
     Attributes:
@@ -111,7 +112,8 @@ class Trainer:
         *,
         vgg: VggFeatures | None = None,
         start: Network | None = None,
-        teacher: Teacher | None = None,
+        teacher: UNet | None = None,
+        coarse: UNet | None = None,
         resume: bool = False,
     ) -> None:
         self._options, self._data, self._checkpoints, self._fabric = options, data, checkpoints, fabric
@@ -129,11 +131,12 @@ class Trainer:
             | {
                 "vgg": vgg is not None,
                 "teacher": None if teacher is None else teacher.fingerprint(),
+                "coarse network": None if coarse is None else coarse.fingerprint(),
                 "processes": fabric.world_size,
             }
         )
         torch.manual_seed(options.seed)
-        self._pair = Pair(options, fabric, vgg, start, teacher)
+        self._pair = Pair(options, fabric, vgg, start, teacher, coarse)
         self.first_epoch = 1
         if resume:
             state = checkpoints.load(self._fixed)

@@ -44,7 +44,7 @@ def test_the_configuration_is_the_checkpoints(manifest: dict[str, Any]) -> None:
     assert manifest["schema"] == 1
     assert manifest["configuration"] == {
         "img_size": 64, "in_c": 4, "out_c": 3, "patch_size": 4, "embed_dim": 32, "depth": [1, 2, 1, 1],
-        "num_heads": [1, 2, 4, 8], "refine": False,
+        "num_heads": [1, 2, 4, 8], "refine": False, "coarse": [],
     }  # fmt: skip
 
 

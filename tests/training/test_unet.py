@@ -1,4 +1,4 @@
-"""The teacher, and what a generator learns from it."""
+"""The U-Net, and the generator that learns from it or refines what it draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecea.model import CheckpointError, Generator, GeneratorConfig, load_generator
+from ecea.model import CheckpointError, Generator, GeneratorConfig, UNet, load_generator, load_unet
 from ecea.model.refinement import level_and_contrast, smooth_fill
 from ecea.model.regularization import NONE
 from ecea.runtime.errors import RequestError
@@ -16,7 +16,6 @@ from ecea.training.losses import LossWeights
 from ecea.training.networks import FillOnly, build
 from ecea.training.options import TrainingOptions
 from ecea.training.run import DataRequest, prepare
-from ecea.training.teacher import Teacher, load_teacher
 
 SIZE = 64
 CONFIG = GeneratorConfig(img_size=SIZE, embed_dim=8, depth=(1, 1, 1, 1), refine=True)
@@ -50,7 +49,7 @@ def tiles() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def brightening(path: Path) -> Path:
     """A teacher that makes every fill brighter by half a deviation."""
-    teacher = Teacher()
+    teacher = UNet()
     torch.nn.init.constant_(teacher.last.bias, HALF_A_DEVIATION)
     torch.save(teacher.state_dict(), path)
     return path
@@ -65,16 +64,16 @@ def brighter(generator: Generator) -> float:
     return float((change * mask).sum() / (3 * mask.sum()))
 
 
-def test_a_teacher_begins_as_the_smooth_fill_and_learns(patches: Path, tmp_path: Path) -> None:
+def test_a_unet_begins_as_the_smooth_fill_and_learns(patches: Path, tmp_path: Path) -> None:
     image, edge, mask = tiles()
-    made, same_edge = Teacher()(image, edge, mask)
+    made, same_edge = UNet()(image, edge, mask)
     torch.testing.assert_close(made, smooth_fill(image, mask))
     assert same_edge is edge
     said = run(options(network="unet", epochs=6, save_every=1), patches, tmp_path / "out")
-    assert any(line.startswith("teacher     U-Net, 1.63 M parameters, tiles of 64 px, refines") for line in said)
+    assert any(line.startswith("U-Net       1.63 M parameters, tiles of 64 px, refines") for line in said)
     left = [float(line.split("relative ")[1].split(",")[0].split(";")[0]) for line in said if line.startswith("epoch")]
     assert left[-1] < 0.97
-    trained = load_teacher(tmp_path / "out" / "U_6.pth", 3)
+    trained = load_unet(tmp_path / "out" / "U_6.pth", 3)
     assert not torch.allclose(trained(image, edge, mask)[0], smooth_fill(image, mask), atol=1e-3)
 
 
@@ -92,7 +91,7 @@ def test_a_generator_learns_what_its_teacher_draws(patches: Path, tmp_path: Path
 
 def test_a_run_is_resumed_with_its_teacher_alone(patches: Path, tmp_path: Path) -> None:
     teacher, other = brightening(tmp_path / "teacher.pth"), tmp_path / "other.pth"
-    torch.save(Teacher().state_dict(), other)
+    torch.save(UNet().state_dict(), other)
     run(options(epochs=1), patches, tmp_path / "out", teacher=teacher)
     for wrong in ({"teacher": other}, {}):
         with pytest.raises(RequestError, match="was trained with teacher"):
@@ -101,52 +100,97 @@ def test_a_run_is_resumed_with_its_teacher_alone(patches: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "G_2.pth").is_file()
 
 
-def test_what_is_no_teacher_is_refused(patches: Path, tmp_path: Path) -> None:
+def test_a_generator_refines_what_its_coarse_network_draws(patches: Path, tmp_path: Path) -> None:
+    unet = brightening(tmp_path / "unet.pth")
+    first = build(replace(options(), config=replace(CONFIG, coarse=UNet().widths)), coarse=load_unet(unet, 3))
+    inputs = tiles()
+    with torch.no_grad():
+        torch.testing.assert_close(first.eval()(*inputs)[0], load_unet(unet, 3)(*inputs)[0], atol=1e-5, rtol=0)
+    said = run(options(epochs=5, save_every=5), patches, tmp_path / "out", coarse=unet)
+    assert any(line.endswith(f"refines the fill of {unet}") for line in said)
+    checkpoint = tmp_path / "out" / "G_5.pth"
+    trained, kept = load_generator(checkpoint), load_unet(checkpoint, 3)
+    assert trained.config == replace(CONFIG, coarse=UNet().widths)
+    for name, tensor in torch.load(unet).items():
+        torch.testing.assert_close(kept.state_dict()[name], tensor, atol=0, rtol=0)
+    # Half a deviation too bright, of which training takes some back.
+    assert 0 < brighter(trained) < 0.95 * HALF_A_DEVIATION
+
+
+def test_a_run_is_resumed_with_its_coarse_network_alone(patches: Path, tmp_path: Path) -> None:
+    unet, other = brightening(tmp_path / "unet.pth"), tmp_path / "other.pth"
+    torch.save(UNet().state_dict(), other)
+    run(options(epochs=1), patches, tmp_path / "out", coarse=unet)
+    for wrong in ({"coarse": other}, {}):
+        with pytest.raises(RequestError, match=r"was trained with coarse"):
+            run(options(epochs=2), patches, tmp_path / "out", resume=True, **wrong)
+    # The checkpoint itself has it, too.
+    for epochs, same in ((2, unet), (3, tmp_path / "out" / "G_2.pth")):
+        run(options(epochs=epochs), patches, tmp_path / "out", resume=True, coarse=same)
+    with pytest.raises(RequestError, match=r"another configuration \(coarse .* where \(\) was asked for\)"):
+        run(options(), patches, tmp_path / "more", start_from=tmp_path / "out" / "G_3.pth")
+    with pytest.raises(RequestError, match="leave out --coarse or --network unet"):
+        run(options(network="unet"), patches, tmp_path / "more", coarse=unet)
+
+
+def test_a_generator_with_a_coarse_network_that_no_tile_has_is_refused(tmp_path: Path) -> None:
+    whole = Generator(replace(CONFIG, coarse=(4, 4))).state_dict()
+    deep = Generator(replace(CONFIG, coarse=(4,) * 7)).state_dict()
+    torch.save(deep, tmp_path / "deep.pth")
+    with pytest.raises(CheckpointError, match=r"deep\.pth has a coarse network of the widths \[4, 4, 4, 4, 4, 4, 4\]"):
+        load_generator(tmp_path / "deep.pth")
+    del whole["coarse.last.bias"]
+    torch.save(whole, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"part\.pth lacks 'coarse\.last\.bias'"):
+        load_generator(tmp_path / "part.pth")
+
+
+def test_what_is_no_unet_is_refused(patches: Path, tmp_path: Path) -> None:
     generator = tmp_path / "G_1.pth"
     torch.save(Generator(CONFIG).state_dict(), generator)
-    with pytest.raises(RequestError, match=r"G_1\.pth is not a teacher's checkpoint; expected one that"):
+    with pytest.raises(RequestError, match=r"G_1\.pth is not the checkpoint of a U-Net; expected one that"):
         run(options(), patches, tmp_path / "out", teacher=generator)
-    with pytest.raises(RequestError, match=r"G_1\.pth is not a teacher's checkpoint"):
+    with pytest.raises(RequestError, match=r"G_1\.pth is not the checkpoint of a U-Net"):
         run(options(network="unet"), patches, tmp_path / "out", start_from=generator)
     with pytest.raises(RequestError, match="does not exist"):
         run(options(), patches, tmp_path / "out", teacher=tmp_path / "none.pth")
-    with pytest.raises(RequestError, match="a teacher learns from the truth"):
+    with pytest.raises(RequestError, match="a U-Net refines a smooth fill, to the truth: leave out --teacher"):
         run(options(network="unet"), patches, tmp_path / "out", teacher=brightening(tmp_path / "teacher.pth"))
-    torch.save(Teacher(bands=4).state_dict(), tmp_path / "four.pth")
-    with pytest.raises(CheckpointError, match=r"four\.pth is a teacher of 4 bands; expected one of 3"):
-        load_teacher(tmp_path / "four.pth", 3)
-    torch.save(Teacher(widths=(4,) * 7).state_dict(), tmp_path / "deep.pth")
-    with pytest.raises(CheckpointError, match=r"deep\.pth is a teacher of 7 levels; expected 6 at most"):
-        load_teacher(tmp_path / "deep.pth", 3)
-    torch.save(Teacher().state_dict() | {"last.bias": torch.zeros(())}, tmp_path / "scalar.pth")
-    with pytest.raises(CheckpointError, match=r"scalar\.pth is not a teacher's checkpoint"):
-        load_teacher(tmp_path / "scalar.pth", 3)
-    assert build(options(network="unet"), Teacher(widths=(4, 8))).widths == (4, 8)
-    broken = Teacher()
+    torch.save(UNet(bands=4).state_dict(), tmp_path / "four.pth")
+    with pytest.raises(CheckpointError, match=r"four\.pth is a U-Net of 4 bands; expected one of 3"):
+        load_unet(tmp_path / "four.pth", 3)
+    torch.save(UNet(widths=(4,) * 7).state_dict(), tmp_path / "deep.pth")
+    with pytest.raises(CheckpointError, match=r"deep\.pth is a U-Net of 7 levels; expected 6 at most"):
+        load_unet(tmp_path / "deep.pth", 3)
+    torch.save(UNet().state_dict() | {"last.bias": torch.zeros(())}, tmp_path / "scalar.pth")
+    with pytest.raises(CheckpointError, match=r"scalar\.pth is not the checkpoint of a U-Net"):
+        load_unet(tmp_path / "scalar.pth", 3)
+    assert build(options(network="unet"), UNet(widths=(4, 8))).widths == (4, 8)
+    broken = UNet()
     torch.nn.init.constant_(broken.last.bias, float("nan"))
     torch.save(broken.state_dict(), tmp_path / "nan.pth")
     with pytest.raises(CheckpointError, match=r"nan\.pth holds a NaN or an infinity in last\.bias"):
-        load_teacher(tmp_path / "nan.pth", 3)
-    torch.save(Teacher().state_dict() | {"last.bias": torch.zeros(3, dtype=torch.int64)}, tmp_path / "whole.pth")
-    with pytest.raises(CheckpointError, match=r"whole\.pth is not a teacher's checkpoint"):
-        load_teacher(tmp_path / "whole.pth", 3)
+        load_unet(tmp_path / "nan.pth", 3)
+    torch.save(UNet().state_dict() | {"last.bias": torch.zeros(3, dtype=torch.int64)}, tmp_path / "whole.pth")
+    with pytest.raises(CheckpointError, match=r"whole\.pth is not the checkpoint of a U-Net"):
+        load_unet(tmp_path / "whole.pth", 3)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.timeout(60)
-def test_a_teacher_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
+def test_a_unet_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
     """It was built before its shapes were compared, which took minutes and all memory."""
-    state = Teacher().state_dict()
+    state = UNet().state_dict()
     torch.save(state | {"down.0.conv1.bias": torch.zeros(1).expand(100_000_000)}, tmp_path / "view.pth")
     with pytest.raises(CheckpointError, match=r"holds 'down\.0\.conv1\.bias' with 100000000 elements in a file of"):
-        load_teacher(tmp_path / "view.pth", 3)
+        load_unet(tmp_path / "view.pth", 3)
     torch.save(state | {"down.0.conv1.bias": torch.zeros(1_000_000)}, tmp_path / "wide.pth")
-    with pytest.raises(CheckpointError, match=r"wide\.pth is not a teacher's checkpoint"):
-        load_teacher(tmp_path / "wide.pth", 3)
+    with pytest.raises(CheckpointError, match=r"wide\.pth is not the checkpoint of a U-Net"):
+        load_unet(tmp_path / "wide.pth", 3)
 
 
-def test_a_teacher_is_no_generator(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"teacher\.pth is the checkpoint of a U-Net.*--teacher"):
+def test_a_unet_is_no_generator(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"teacher\.pth is the checkpoint of a U-Net.*--coarse"):
         load_generator(brightening(tmp_path / "teacher.pth"))
 
 

@@ -1,31 +1,28 @@
-"""A U-Net that refines a smooth fill, to teach a generator what can be told of a gap.
+"""A U-Net that refines a smooth fill: what a generator refines in turn, or is taught by.
 
 Most of what a smooth fill leaves is unpredictable, and a transformer of few tokens learns too little from so noisy a
-truth (docs/training.md). Convolutions from full resolution do learn from it; and what they draw has no noise, so the
-generator learns from that.
+truth (docs/training.md). Convolutions from full resolution do learn from it. The order, a coarse network and one that
+refines its fill, is that of Yu et al., *Generative Image Inpainting with Contextual Attention*, 2018.
 """
 
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecea.model.checkpoint import read_state_dict
-from ecea.model.errors import CheckpointError
 from ecea.model.refinement import level_and_contrast, smooth_fill
 
 WIDTHS = (24, 48, 96, 128, 128)
 """Channels at full resolution, at half of it, and so on: 1.6 M parameters with the three bands of a picture."""
 
-_MOST_LEVELS = 6  # tiles are a multiple of 32 px
 
-
-class Teacher(nn.Module):
+class UNet(nn.Module):
     """Draw what is to be added to a smooth fill, in the units in which a refining generator draws it.
+
+    The form is that of Ronneberger et al., *U-Net*, 2015, with residual blocks.
 
     Args:
         bands: of the picture.
@@ -58,7 +55,7 @@ class Teacher(nn.Module):
         return (filled + contrast * change).clamp(0, 1), edge
 
     def fingerprint(self) -> str:
-        """Twelve digits that tell teachers apart by their weights."""
+        """Twelve digits that tell networks apart by their weights."""
         digest = hashlib.sha256()
         for tensor in self.state_dict().values():
             digest.update(tensor.cpu().numpy().tobytes())
@@ -86,40 +83,3 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.skip(x) + self.conv2(F.gelu(self.conv1(F.gelu(x))))
-
-
-def load_teacher(path: Path, bands: int) -> Teacher:
-    """Read a teacher from a checkpoint that ``ecea-train --network unet`` wrote; in eval mode.
-
-    Args:
-        path: as :func:`ecea.model.checkpoint.read_state_dict` takes it.
-        bands: that it has to have.
-
-    Raises:
-        CheckpointError: where the file cannot be read or is no teacher's of so many bands.
-    """
-    state = read_state_dict(path)
-    try:
-        if not all(tensor.is_floating_point() for tensor in state.values()):
-            raise TypeError
-        found = len(state["last.bias"])
-        levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("down."))
-        widths = [len(state[f"down.{level}.conv1.bias"]) for level in range(levels)]
-        # Without memory of its own, which a damaged file might ask for without end.
-        with torch.device("meta"):
-            teacher = Teacher(found, widths)
-        teacher.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
-    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} is not a teacher's checkpoint; expected one that ecea-train --network unet wrote, such as "
-            "U_10.pth: name that"
-        ) from error
-    if levels > _MOST_LEVELS:
-        raise CheckpointError(f"{path} is a teacher of {levels} levels; expected {_MOST_LEVELS} at most, for any tile")
-    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
-        raise CheckpointError(
-            f"{path} holds a NaN or an infinity in {damaged[0]}; expected numbers: take an earlier checkpoint"
-        )
-    if found != bands:
-        raise CheckpointError(f"{path} is a teacher of {found} bands; expected one of {bands}")
-    return teacher.eval()
