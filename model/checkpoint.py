@@ -52,19 +52,7 @@ def load_generator(
             f"{path} is the checkpoint of a U-Net; expected a generator's, such as G_10.pth: train one that refines "
             "its fill with ecea-train --coarse"
         )
-    try:
-        config = config_from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, num_heads)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} {error}") from None
-    # Built without memory of its own: it takes the checkpoint's tensors over, instead of initialising
-    # 126 M parameters only to overwrite them.
-    with torch.device("meta"):
-        generator = Generator(config, attention)
-    expected = generator.state_dict()
-    _check_tensors(path, state, expected)
-    owned = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in expected.items()}
-    generator.load_state_dict(owned, assign=True)
-    return generator.eval()
+    return _generator(path, state, num_heads, attention)
 
 
 def load_unet(path: str | PathLike[str], bands: int) -> UNet:
@@ -81,35 +69,24 @@ def load_unet(path: str | PathLike[str], bands: int) -> UNet:
         CheckpointError: where the file cannot be read or has no U-Net of so many bands.
     """
     path = Path(path)
+    unet = _unet(path, read_state_dict(path))
+    if unet.bands != bands:
+        raise CheckpointError(f"{path} is a U-Net of {unet.bands} bands; expected one of {bands}: train another")
+    return unet
+
+
+def load_network(path: str | PathLike[str], num_heads: Sequence[int] | None = None) -> Generator | UNet:
+    """Load whichever network a checkpoint is of: a generator, or a U-Net that stands alone.
+
+    Args:
+        path, num_heads: as :func:`load_generator` takes them.
+
+    Raises:
+        CheckpointError: where the file is neither's.
+    """
+    path = Path(path)
     state = read_state_dict(path)
-    if any(name.startswith(COARSE) for name in state):
-        state = {name.removeprefix(COARSE): tensor for name, tensor in state.items() if name.startswith(COARSE)}
-    try:
-        if not all(tensor.is_floating_point() for tensor in state.values()):
-            raise TypeError
-        found = len(state["last.bias"])
-        widths = unet_widths({name: tuple(tensor.shape) for name, tensor in state.items()})
-        # Without memory of its own, which a damaged file might ask for without end.
-        with torch.device("meta"):
-            unet = UNet(found, widths)
-        unet.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
-    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} is not the checkpoint of a U-Net; expected one that ecea-train --network unet wrote, such as "
-            "U_10.pth: name that"
-        ) from error
-    if len(widths) > MOST_COARSE_LEVELS:
-        raise CheckpointError(
-            f"{path} is a U-Net of {len(widths)} levels; expected {MOST_COARSE_LEVELS} at most, for any tile: train "
-            "another"
-        )
-    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
-        raise CheckpointError(
-            f"{path} holds a NaN or an infinity in {damaged[0]}; expected numbers: take an earlier checkpoint"
-        )
-    if found != bands:
-        raise CheckpointError(f"{path} is a U-Net of {found} bands; expected one of {bands}: train another")
-    return unet.eval()
+    return _unet(path, state) if _is_unet(state) else _generator(path, state, num_heads, expectation_attention)
 
 
 def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -139,6 +116,53 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return {name: _as_float32(tensor) for name, tensor in tensors.items()}
+
+
+def _generator(
+    path: Path, state: Mapping[str, Tensor], num_heads: Sequence[int] | None, attention: Attention
+) -> Generator:
+    try:
+        config = config_from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, num_heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+    # Built without memory of its own: it takes the checkpoint's tensors over, instead of initialising
+    # 126 M parameters only to overwrite them.
+    with torch.device("meta"):
+        generator = Generator(config, attention)
+    expected = generator.state_dict()
+    _check_tensors(path, state, expected)
+    owned = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in expected.items()}
+    generator.load_state_dict(owned, assign=True)
+    return generator.eval()
+
+
+def _unet(path: Path, state: Mapping[str, Tensor]) -> UNet:
+    if any(name.startswith(COARSE) for name in state):
+        state = {name.removeprefix(COARSE): tensor for name, tensor in state.items() if name.startswith(COARSE)}
+    try:
+        if not all(tensor.is_floating_point() for tensor in state.values()):
+            raise TypeError
+        found = len(state["last.bias"])
+        widths = unet_widths({name: tuple(tensor.shape) for name, tensor in state.items()})
+        # Without memory of its own, which a damaged file might ask for without end.
+        with torch.device("meta"):
+            unet = UNet(found, widths)
+        unet.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} is not the checkpoint of a U-Net; expected one that ecea-train --network unet wrote, such as "
+            "U_10.pth: name that"
+        ) from error
+    if len(widths) > MOST_COARSE_LEVELS:
+        raise CheckpointError(
+            f"{path} is a U-Net of {len(widths)} levels; expected {MOST_COARSE_LEVELS} at most, for any tile: train "
+            "another"
+        )
+    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(
+            f"{path} holds a NaN or an infinity in {damaged[0]}; expected numbers: take an earlier checkpoint"
+        )
+    return unet.eval()
 
 
 def _is_unet(state: Mapping[str, Tensor]) -> bool:

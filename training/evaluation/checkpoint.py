@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ecea.model import load_generator
+from ecea.model import Generator, UNet
+from ecea.model.checkpoint import load_network
 from ecea.model.errors import CheckpointError
-from ecea.model.generator import Generator
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.errors import RequestError
@@ -19,13 +19,16 @@ Tensor = npt.NDArray[np.float32]
 
 BACKEND = "pytorch"
 
+UNET_TILE = 192
+"""Pixels that a U-Net is given at once; it would take any multiple of 32."""
+
 
 class TorchSession:
-    """A generator in PyTorch, as the runtime's engines expect a session to be (:mod:`ecea.runtime.backends`)."""
+    """A network in PyTorch, as the runtime's engines expect a session to be (:mod:`ecea.runtime.backends`)."""
 
     arithmetic = "f32"
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator | UNet) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._generator = generator.to(self._device).eval()
 
@@ -43,20 +46,23 @@ def open_checkpoint(path: Path, *, num_heads: Sequence[int] | None = None, threa
     """Open a checkpoint as an engine of one stream; a GPU computes it where PyTorch sees one.
 
     Args:
-        path, num_heads: as :func:`ecea.model.load_generator` takes them.
+        path, num_heads: as :func:`ecea.model.checkpoint.load_network` takes them.
         threads: that PyTorch computes on; None: the processors that this process may use.
 
     Raises:
-        RequestError: where the file is no checkpoint of a generator.
+        RequestError: where the file is no checkpoint of a generator of three bands or of a U-Net of as many.
     """
     try:
-        generator = load_generator(path, num_heads)
+        network = load_network(path, num_heads)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
+    if isinstance(network, UNet) and network.bands != 3:
+        raise RequestError(
+            f"{path}: is a U-Net of {network.bands} bands, scenes are filled three at a time: train another"
+        )
     threads = threads or usable_processors()
     torch.set_num_threads(threads)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    source = Bundle(path, sha256, {"img_size": generator.config.img_size}, ())
-    return Engine(
-        TorchSession(generator), bundle=source, found="named", engine="fp32", backend=BACKEND, threads=threads
-    )
+    tile = network.config.img_size if isinstance(network, Generator) else UNET_TILE
+    source = Bundle(path, sha256, {"img_size": tile}, ())
+    return Engine(TorchSession(network), bundle=source, found="named", engine="fp32", backend=BACKEND, threads=threads)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from ecea.model import GeneratorConfig, load_generator  # noqa: E402
+from ecea.model import GeneratorConfig, UNet, load_generator  # noqa: E402
 from ecea.model.untrained import untrained_state_dict  # noqa: E402
 from ecea.runtime.errors import RequestError  # noqa: E402
 from ecea.training.evaluation.checkpoint import open_checkpoint  # noqa: E402
@@ -49,6 +49,24 @@ def test_it_fills_gaps_alone(
     assert len(method.about["sha256"]) == 64
     assert filled.values[:, ~hole].tobytes() == noise[:, ~hole].tobytes()
     assert len(np.unique(filled.values[:, hole])) > 10
+
+
+def test_a_unet_is_evaluated_too(
+    tmp_path: Path, noise: NDArray[np.uint8], hole: NDArray[np.bool_], scene_of_values: Callable[..., Any]
+) -> None:
+    """Half a deviation brighter than the smooth fill, as it draws."""
+    fills = []
+    for brightness in (0.0, 0.5):
+        unet = UNet(widths=(4, 8))
+        assert unet.last.bias is not None
+        torch.nn.init.constant_(unet.last.bias, brightness)
+        torch.save(unet.state_dict(), tmp_path / "U_10.pth")
+        with open_checkpoint(tmp_path / "U_10.pth", threads=1) as engine:
+            assert engine.tile_size == 192
+            filled = GeneratorMethod(engine, "U_10.pth").fill(Case(scene_of_values(noise), "gaps", hole))
+        assert filled.values[:, ~hole].tobytes() == noise[:, ~hole].tobytes()
+        fills.append(filled.values[:, hole].astype(float))
+    assert (fills[1] - fills[0]).mean() == pytest.approx(noise.std() / 2, rel=0.25)
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

