@@ -70,22 +70,6 @@ def smooth_fill(image: Tensor, mask: Tensor) -> Tensor:
         return _most_likely(_laplace(image, gaps), gaps)
 
 
-def energy(error: Tensor, mask: Tensor) -> Tensor:
-    """What the error of a fill adds to the energy of the Gaussian field, pixel by pixel; the smooth fill has the least.
-
-    Args:
-        error: (B, C, S, S) float32; outside gaps it counts as 0.
-        mask: (B, 1, S, S), 1 in gaps, else 0.
-
-    Returns:
-        (B, C, S, S), 0 outside gaps. Single pixels may be negative, but not the sum of a tile.
-    """
-    error = error * mask
-    channels = error.shape[1]
-    weights = torch.tensor(EXPECTED, dtype=error.dtype, device=error.device).expand(channels, 1, -1, -1)
-    return error * (error - F.conv2d(error, weights, padding=_RADIUS, groups=channels))
-
-
 def level_and_contrast(filled: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the standard deviation of each band of a tile.
 

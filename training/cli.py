@@ -133,10 +133,6 @@ def train(
     relative_weight: Annotated[
         float, typer.Option(help="Of the squared error in gaps as a share of a smooth fill's, tile by tile.")
     ] = 0.0,
-    field_weight: Annotated[
-        float,
-        typer.Option(help="As the relative one, of the error that counts by how unlikely a smooth fill's it is."),
-    ] = 0.0,
     gap_weight: Annotated[float, typer.Option(help="How many times pixels of gaps count in the former.")] = 1.0,
     precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.")] = "fp32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What computes.")] = "auto",
@@ -175,13 +171,7 @@ def train(
             network=network,
             regularization=Regularization(dropout, attention_dropout, drop_path),
             weights=LossWeights(
-                adversarial=adversarial_weight,
-                perceptual=perceptual_weight,
-                style=style_weight,
-                l1=l1_weight,
-                edge=edge_weight,
-                relative=relative_weight,
-                field=field_weight,
+                adversarial_weight, perceptual_weight, style_weight, l1_weight, edge_weight, relative_weight
             ),
             gap_weight=gap_weight,
             epochs=epochs,

@@ -11,21 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ecea.model.refinement import energy
-
 PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STYLE_LAYERS = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
 PUBLISHED_TERMS = ("adversarial", "perceptual", "style", "l1", "edge")
 
 # A tile whose smooth fill has an error as small as this (root mean square, of a range of 1) has nothing to gain.
 _NEGLIGIBLE = 0.01
-# The energy of a smooth fill's error, as a share of its square: 0.17 to 0.34 on four scenes, 1 if it were white noise.
-_SOFTNESS = 0.25
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each term is multiplied by; the published weights, and 0 for the two that are not published."""
+    """What each term is multiplied by; the published weights, and 0 for the term that is not published."""
 
     adversarial: float = 1.0
     perceptual: float = 0.5
@@ -33,7 +29,6 @@ class LossWeights:
     l1: float = 100.0
     edge: float = 80.0
     relative: float = 0.0
-    field: float = 0.0
 
 
 def total(terms: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
@@ -102,21 +97,7 @@ def relative_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, m
             wanted is what is real, or what a teacher draws.
         mask: (B, 1, H, W), 1 in gaps, else 0.
     """
-    return _share((made - wanted).square() * mask, (smooth - real).square() * mask, mask, _NEGLIGIBLE**2)
-
-
-def field_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, mask: Tensor) -> Tensor:
-    """As :func:`relative_error`, but errors are measured by how unlikely they are in the smooth fill's own model.
-
-    Not published. What cannot be predicted is no white noise: most of it is soft, so that the plain error is that of a
-    few large stains, beside which the course of a road hardly counts. Generalised least squares (Aitken, 1936) weighs
-    errors by the inverse of the noise's covariance, which makes the most of each tile; here that of the Gaussian field
-    whose likeliest fill is the smooth one. Both have the same best fill, the expected one.
-    """
-    return _share(energy(made - wanted, mask), energy(smooth - real, mask), mask, _NEGLIGIBLE**2 * _SOFTNESS)
-
-
-def _share(left: Tensor, before: Tensor, mask: Tensor, negligible: float) -> Tensor:
-    """What share of each tile's sum is left, on average; where a value has ``negligible``, nothing can be gained."""
-    values = mask.sum((1, 2, 3)) * left.shape[1]
-    return (left.sum((1, 2, 3)) / (before.sum((1, 2, 3)) + negligible * values)).mean()
+    left = ((made - wanted).square() * mask).sum((1, 2, 3))
+    before = ((smooth - real).square() * mask).sum((1, 2, 3))
+    values = mask.sum((1, 2, 3)) * made.shape[1]
+    return (left / (before + _NEGLIGIBLE**2 * values)).mean()

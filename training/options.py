@@ -87,10 +87,9 @@ class TrainingOptions:
             _check_range(name, value, low=0, high=1)
         for name, value in dataclasses.asdict(self.weights).items():
             _check_range(f"{name} weight", value, low=0)
-        if not (self.weights.l1 or self.weights.edge or self.weights.relative or self.weights.field):
+        if not (self.weights.l1 or self.weights.edge or self.weights.relative):
             raise RequestError(
-                "neither L1 term nor the relative one nor the field's has a weight, so nothing says what to paint: "
-                "give one of them"
+                "neither L1 term nor the relative one has a weight, so nothing says what to paint: give one of them"
             )
 
     def fixed(self) -> dict[str, Any]:

@@ -139,14 +139,9 @@ class Pair:
             terms["perceptual"] = losses.perceptual(made_features, features)
             terms["style"] = losses.style(made_features, features)
         terms["l1"] = losses.weighted_l1(made, target, batch["mask"], self._options.gap_weight)
-        weights = self._options.weights
-        if weights.relative or weights.field:
+        if self._options.weights.relative:
             smooth = smooth_fill(batch["image"], batch["mask"])
-            compared = (made, target, smooth, batch["target"], batch["mask"])
-            if weights.relative:
-                terms["relative"] = losses.relative_error(*compared)
-            if weights.field:
-                terms["field"] = losses.field_error(*compared)
+            terms["relative"] = losses.relative_error(made, target, smooth, batch["target"], batch["mask"])
         if self._options.weights.edge:
             terms["edge"] = F.l1_loss(made_edge, batch["target_edge"])
         return terms

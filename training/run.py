@@ -193,7 +193,6 @@ def _describe_loss(options: TrainingOptions, vgg: VggFeatures | None) -> str:
         "L1": weights.l1,
         "edge L1": weights.edge,
         "relative": weights.relative,
-        "field": weights.field,
     }
     off = ""
     if vgg is not None:

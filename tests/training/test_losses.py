@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from ecea.model.refinement import energy, smooth_fill
 from ecea.runtime.errors import RequestError
 from ecea.training.discriminator import Discriminator
 from ecea.training.initialization import initialize
@@ -17,7 +16,6 @@ from ecea.training.losses import (
     LossWeights,
     deceived,
     discriminator_loss,
-    field_error,
     gram,
     perceptual,
     relative_error,
@@ -80,43 +78,6 @@ def test_relative_error_is_the_share_of_the_smooth_fill_s_that_is_left() -> None
     # Where nothing was wrong, an error of a hundredth counts as one.
     nothing = torch.zeros(1, 3, 2, 2)
     assert float(relative_error(nothing + 0.01, nothing, nothing, nothing, mask[:1])) == pytest.approx(1)
-
-
-def test_the_field_s_error_counts_what_it_holds_for_unlikely() -> None:
-    """Of two errors of one size the soft one is likely, the chessboard is not."""
-    mask = torch.zeros(1, 1, 32, 32)
-    mask[:, :, 8:24, 4:28] = 1
-    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(24), indexing="ij")
-    soft, hard = torch.zeros(2, 1, 3, 32, 32)
-    soft[..., 8:24, 4:28] = torch.sin(rows * torch.pi / 15) * torch.sin(columns * torch.pi / 23)
-    hard[..., 8:24, 4:28] = (-1.0) ** (rows + columns)
-    hard *= soft.norm() / hard.norm()
-    nothing = torch.zeros_like(soft)
-    assert float(field_error(nothing, nothing, soft, nothing, mask)) == 0
-    assert float(field_error(soft / 2, nothing, soft, nothing, mask)) == pytest.approx(0.25, rel=5e-2)
-    assert float(field_error(hard, nothing, soft, nothing, mask)) > 20
-    assert float(relative_error(hard, nothing, soft, nothing, mask)) == pytest.approx(1, rel=1e-2)
-    # What is outside the gap does not count, and no error is worth less than none.
-    assert float(field_error(nothing + 1 - mask, nothing, soft, nothing, mask)) == 0
-    torch.manual_seed(0)
-    for error in torch.randn(20, 1, 3, 32, 32):
-        assert float(field_error(error, nothing, soft, nothing, mask)) > 0
-
-
-def test_the_smooth_fill_has_the_least_energy_of_all_fills() -> None:
-    """So the likeliest fill and the measure of errors belong to one field."""
-    torch.manual_seed(1)
-    truth = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 72, 72), 9, 1, padding=0)
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[:, :, 28:36, 12:52] = 1
-    filled = smooth_fill(truth * (1 - mask), mask)
-    everywhere = torch.ones_like(mask)
-    least = float(energy(filled, everywhere).sum())
-    for scale in (0.02, 0.1):
-        for other in torch.randn(10, 1, 1, 64, 64):
-            change = scale * other * mask
-            added = float(energy(filled + change, everywhere).sum()) - least
-            assert added == pytest.approx(float(energy(change, mask).sum()), rel=0.1, abs=1e-3)
 
 
 def test_what_a_teacher_wants_counts_beside_the_error_in_truth() -> None:
