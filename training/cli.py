@@ -131,7 +131,7 @@ def train(
     l1_weight: Annotated[float, typer.Option(help="Of the error in the image.")] = 100.0,
     edge_weight: Annotated[float, typer.Option(help="Of the error in the edge map.")] = 80.0,
     relative_weight: Annotated[
-        float, typer.Option(help="Of the squared error in gaps as a share of a smooth fill's, tile by tile.")
+        float, typer.Option(help="Of the squared error in gaps as a share of a smooth fill's.")
     ] = 0.0,
     gap_weight: Annotated[float, typer.Option(help="How many times pixels of gaps count in the former.")] = 1.0,
     precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.")] = "fp32",

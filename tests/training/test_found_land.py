@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,13 @@ def test_scenes_and_their_halves_are_written_with_a_list(archives: Path, tmp_pat
     assert half.shape == (2, 2, 4)
     assert list(zip(*np.nonzero(missing), strict=True)) == [(0, 0)]
     assert half[:, 1, 1] == pytest.approx(whole[:, 2:4, 2:4].mean((1, 2)))
+
+
+def test_a_window_is_cut_out(archives: Path, tmp_path: Path) -> None:
+    write_land(archives, tmp_path / "land", (replace(HILLS, window=(slice(1, None), slice(2, 6))),))
+    with rasterio.open(tmp_path / "land" / "hills.tif") as dataset:
+        assert dataset.shape == (4, 4)
+        assert dataset.read(1)[0].tolist() == [110, 111, 112, 113]
 
 
 def test_archives_that_are_not_what_they_should_be_are_told(archives: Path, tmp_path: Path) -> None:

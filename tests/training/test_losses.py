@@ -69,12 +69,15 @@ def test_gap_weight_is_a_weighted_mean() -> None:
 
 
 def test_relative_error_is_the_share_of_the_smooth_fill_s_that_is_left() -> None:
-    """Two tiles of unlike roughness, each with half its error left, and one that is as it was."""
-    mask = torch.tensor([1.0, 1, 0, 0]).reshape(1, 1, 2, 2).expand(3, 1, 2, 2)
-    real, smooth = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2) * torch.tensor([0.5, 50, 50]).reshape(3, 1, 1, 1)
-    made = smooth * torch.tensor([0.5, 0.5, 1]).reshape(3, 1, 1, 1)
+    """A tile with half its error left, and one of four times the roughness that is as it was."""
+    mask = torch.tensor([1.0, 1, 0, 0]).reshape(1, 1, 2, 2).expand(2, 1, 2, 2)
+    real, smooth = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2) * torch.tensor([1.0, 4]).reshape(2, 1, 1, 1)
+    made = smooth * torch.tensor([0.5, 1]).reshape(2, 1, 1, 1)
     made[:, :, 1] = 7  # outside the gap
-    assert float(relative_error(made, real, smooth, real, mask)) == pytest.approx((0.25 + 0.25 + 1) / 3, rel=1e-3)
+    calm, rough = (float(relative_error(*(x[at : at + 1] for x in (made, real, smooth, real, mask)))) for at in (0, 1))
+    assert (calm, rough) == pytest.approx((0.25, 1), rel=1e-3)
+    # Squared errors of 1 and 16, 4 in the geometric mean: the rougher tile weighs four times as much.
+    assert float(relative_error(made, real, smooth, real, mask)) == pytest.approx((0.25 / 2 + 2) / 2, rel=1e-3)
     # Where nothing was wrong, an error of a hundredth counts as one.
     nothing = torch.zeros(1, 3, 2, 2)
     assert float(relative_error(nothing + 0.01, nothing, nothing, nothing, mask[:1])) == pytest.approx(1)
