@@ -1,6 +1,5 @@
 """Deterministic weights for a generator that nobody has trained."""
 
-import sys
 import zlib
 from math import prod, sqrt
 
@@ -80,11 +79,3 @@ def _unit_noise(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.floa
     words = bits.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
     uniform = (words >> 8).astype(np.float32) * np.float32(2**-24)
     return ((uniform - np.float32(0.5)) * np.float32(sqrt(12))).reshape(shape)
-
-
-if __name__ == "__main__":
-    # For demonstrations, the smallest useful generator: tiles of 64 px, 5 M parameters. It refines a smooth fill, to
-    # which it adds a tenth of the noise that it draws.
-    state = untrained_state_dict(GeneratorConfig(img_size=64, embed_dim=16, refine=True), seed=1)
-    state[RESIDUAL_SCALE] *= 0.1
-    torch.save(state, sys.argv[1])
