@@ -44,8 +44,9 @@ def test_it_draws_what_the_u_net_draws(unet: UNet, tmp_path: Path) -> None:
     generator = load_generator(tmp_path / "G.pth")
     assert generator.config.coarse == WIDTHS
     with torch.inference_mode():
-        made, wanted = generator(*tile())[0], unet(*tile())[0]
+        (made, edge), wanted = generator(*tile()), unet(*tile())[0]
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-6)
+    assert edge.std() == 0
 
 
 def test_what_is_wrong_is_said_in_a_sentence(unet: UNet, tmp_path: Path) -> None:
