@@ -87,12 +87,11 @@ def weighted_l1(made: Tensor, real: Tensor, mask: Tensor, gap_weight: float = 1.
 
 
 def relative_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, mask: Tensor) -> Tensor:
-    """The squared error over gaps as a share of the smooth fill's: below 1 is a gain.
+    """The squared error over gaps as a share of the smooth fill's, in the mean over tiles: below 1 is a gain.
 
     Not published. The plain error is that of the roughest scenes: a dark scene of little contrast, whose error is a
-    hundredth of theirs, teaches nothing. Were each tile's error a share of its own, the roughest tile of a scene would
-    teach no more than a calm sea, though its scene is judged by it. So it is a share of the geometric mean of both: of
-    the smooth fill's error on that tile, and on the tiles of the batch.
+    hundredth of theirs, teaches nothing. Did all tiles weigh alike, the roughest of a scene would teach no more than a
+    calm sea, though its scene is judged by it. So they weigh as much as the root of the smooth fill's error on them.
 
     Args:
         made, wanted, smooth, real: (B, C, H, W); ``smooth`` of :func:`ecea.model.refinement.smooth_fill`. What is
@@ -102,5 +101,5 @@ def relative_error(made: Tensor, wanted: Tensor, smooth: Tensor, real: Tensor, m
     left = ((made - wanted).square() * mask).sum((1, 2, 3))
     before = ((smooth - real).square() * mask).sum((1, 2, 3))
     values = mask.sum((1, 2, 3)) * made.shape[1]
-    before = before + _NEGLIGIBLE**2 * values
-    return (left / (before * before.log().mean().exp()).sqrt()).mean()
+    root = (before + _NEGLIGIBLE**2 * values).sqrt()
+    return (left / root).sum() / root.sum()
