@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ecea.export.from_unet import TILE
 from ecea.model import UNet, load_generator
-from ecea.model.from_unet import TILE
 
 WIDTHS = (4, 6, 8)
 
@@ -27,7 +27,7 @@ def unet(tmp_path: Path) -> UNet:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ecea.model.from_unet", *arguments]
+    command = [sys.executable, "-m", "ecea.export.from_unet", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -53,9 +53,24 @@ def test_what_is_wrong_is_said_in_a_sentence(unet: UNet, tmp_path: Path) -> None
     for arguments, said in (
         (("U.pth",), "usage"),
         (("none.pth", "G.pth"), "none.pth"),
-        (("U.pth", "no/folder/G.pth"), "no/folder/G.pth: cannot be written"),
+        (("U.pth", "/dev/full"), "/dev/full: is a device or a pipe"),
+        (("U.pth", "no/folder/G.pth"), "no/folder/G.pth: the folder no/folder does not exist"),
     ):
         done = start(tmp_path, *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert said in done.stderr
     assert not (tmp_path / "G.pth").exists()
+
+
+def test_a_full_disk_leaves_nothing(unet: UNet, tmp_path: Path) -> None:
+    """Short of a full disk: no file may grow beyond a megabyte here."""
+    code = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); sys.argv = ['', 'U.pth', 'G.pth'];"
+        "runpy.run_module('ecea.export.from_unet', run_name='__main__')"
+    )
+    before = sorted(tmp_path.iterdir())
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("G.pth: cannot be written (File too large)")
+    assert sorted(tmp_path.iterdir()) == before
