@@ -28,6 +28,7 @@ from gpu_attention import (
     best_tactics,
     current_tactic,
     kernel_rows,
+    specialized_rows,
     table_line,
     tactic_rows,
 )
@@ -36,7 +37,7 @@ from gpu_peaks import peak_rates
 from gpu_timing import Deadline
 
 RESULT = Path(__file__).parent / "results" / "gpu.json"
-PARTS = ("peaks", "tactics", "kernel", "generator")
+PARTS = ("peaks", "tactics", "kernel", "generator", "specialized")
 TINY_LEVELS = ((64, 1), (32, 2))  # on the CPU
 
 
@@ -88,6 +89,11 @@ def main(
     if "generator" in parts:
         some = [number for number in (1, 8, 32) if number in batches] or batches
         result["generator"] = generator_rows(some, device, bundle, rounds, compiled > 0, stop)
+    keep()
+    if "specialized" in parts:
+        some = [number for number in (1, 8, 64) if number in batches] or batches
+        problems = [Problem(*level, number) for level in levels for number in sorted(some, reverse=True)]
+        result["specialized"] = specialized_rows(problems, device, rounds, stop)
     keep()
     _print(result)
 
@@ -171,7 +177,7 @@ def _print(result: dict[str, Any]) -> None:
                 print(f"| {name.removesuffix('_flops')} matrix product | {rate / 1e12:.1f} TFLOP/s |")
             elif name.endswith("_per_second"):
                 print(f"| copy {name.removesuffix('_bytes_per_second').replace('_', ' ')} | {rate / 1e9:.1f} GB/s |")
-    for part in ("kernel", "tactics"):
+    for part in ("kernel", "specialized", "tactics"):
         if result.get(part):
             _print_attention(part, result[part], peaks, result["device"]["architecture"])
     if result.get("tactics"):

@@ -26,6 +26,11 @@ _BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
 
+# As in tests/gpu, for a sum of keys and edges that is rounded.
+TOLERANCE = {"fp16": {"rtol": 2e-3, "atol": 4e-3}, "bf16": {"rtol": 1.6e-2, "atol": 3.2e-2}}
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -53,7 +58,7 @@ class Problem:
         return 2 * 6 * self.queries * HEAD_DIM
 
     def inputs(self, device: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[self.dtype]
+        dtype = _DTYPES[self.dtype]
         width = self.heads * HEAD_DIM
         return [
             tuple(  # type: ignore[misc]
@@ -86,6 +91,8 @@ def kernel_rows(
         number = best.get((problem.tokens, problem.batch))
         if number is not None and device == "cuda":
             attends[f"ours, tactic {number}"] = by_tactic(TACTICS[number])
+        attends["SDPA default, edges and gate"] = op._scaled_dot_product
+        attends["SDPA default, attention alone"] = _attention_alone
         for name, backend in _BACKENDS.items():
             attends[f"SDPA {name}, edges and gate"] = _with_backend(backend, op._scaled_dot_product)
             attends[f"SDPA {name}, attention alone"] = _with_backend(backend, _attention_alone)
@@ -106,7 +113,7 @@ def tactic_rows(problems: list[Problem], device: str, rounds: int, stop: Deadlin
     """Every tactic at every size. Two rounds tell which are near the best, the others more about those."""
     numbers = list(TACTICS) if device == "cuda" else [1, 13]
     if device == "cuda":
-        _compile_ahead(problems, numbers)
+        _compile_ahead(_compile_tactic, problems, numbers)
     rows = []
     for problem in problems:
         if not stop.allows(f"tactics {problem}"):
@@ -122,6 +129,34 @@ def tactic_rows(problems: list[Problem], device: str, rounds: int, stop: Deadlin
         again, _ = measured(near, rounds)
         rows.append({**asdict(problem), "paths": _rated({**first, **again}, problem), "not_run": not_run})
         del sets, setups, near
+        _free(device)
+    return rows
+
+
+def specialized_rows(problems: list[Problem], device: str, rounds: int, stop: Deadline) -> list[dict[str, Any]]:
+    """The experiment of ``gpu_warp_specialized.py``, each cut that is right, ours and PyTorch's choice."""
+    try:
+        import gpu_warp_specialized as specialized
+    except ImportError as error:
+        return [{**asdict(problem), "paths": {}, "not_run": {"all": str(error)}} for problem in problems]
+
+    def by_cut(cut: Any) -> Attend:
+        return lambda qkv, s, gate, heads: specialized.expectation_attention(qkv, s, gate, heads, cut)
+
+    if device == "cuda":
+        _compile_ahead(_compile_cut, problems, list(range(len(specialized.CUTS))))
+    rows = []
+    for problem in problems:
+        if not stop.allows(f"specialized {problem}"):
+            continue
+        sets = problem.inputs(device)
+        attends = {"ours": op.expectation_attention, "SDPA default, edges and gate": op._scaled_dot_product}
+        setups = {name: _setup(attend, sets, problem.heads, device) for name, attend in attends.items()}
+        for cut in specialized.CUTS:
+            setups[str(cut)] = _checked(by_cut(cut), sets, problem, device)
+        times, not_run = measured(setups, rounds)
+        rows.append({**asdict(problem), "paths": _rated(times, problem), "not_run": not_run})
+        del sets, setups
         _free(device)
     return rows
 
@@ -179,6 +214,23 @@ def _setup(attend: Attend, sets: list[tuple[Tensor, Tensor, Tensor]], heads: int
     return lambda: Path([_call(attend, one, heads) for one in sets], device)
 
 
+def _checked(
+    attend: Attend, sets: list[tuple[Tensor, Tensor, Tensor]], problem: Problem, device: str
+) -> Callable[[], Path]:
+    """Sets up only what computes the definition, in float64, for the first images; ArithmeticError otherwise."""
+
+    def setup() -> Path:
+        for image in range(min(2, problem.batch)):
+            few = [part[image : image + 1].contiguous() for part in sets[0]]
+            found = attend(*few, problem.heads).double()
+            expected = eager.expectation_attention(*(part.double() for part in few), problem.heads)
+            if not torch.allclose(found, expected, **TOLERANCE[problem.dtype]):
+                raise ArithmeticError(f"its largest error is {float((found - expected).abs().max()):.1e}")
+        return _setup(attend, sets, problem.heads, device)()
+
+    return setup
+
+
 def _call(attend: Attend, one: tuple[Tensor, Tensor, Tensor], heads: int) -> Callable[[], object]:
     @torch.inference_mode()
     def call() -> object:
@@ -213,19 +265,30 @@ def _free(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _compile_ahead(problems: list[Problem], numbers: list[int]) -> None:
+def _compile_ahead(
+    compile_one: Callable[[int, int, str, int], None], problems: list[Problem], numbers: list[int]
+) -> None:
     """Fill Triton's cache with all processors, where one would take minutes."""
     sizes = {(problem.tokens, problem.heads, problem.dtype) for problem in problems}
     jobs = [(*size, number) for size in sorted(sizes) for number in numbers]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_compile_one, *zip(*jobs, strict=True)))
+        list(pool.map(compile_one, *zip(*jobs, strict=True)))
 
 
-def _compile_one(tokens: int, heads: int, dtype: str, number: int) -> None:
+def _compile_tactic(tokens: int, heads: int, dtype: str, number: int) -> None:
     from ecea.kernels import triton_kernel
 
     tactic = TACTICS[number]
-    pointers = [{"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]] * 4
     fixed = triton_kernel.constants(tokens, heads, HEAD_DIM, HEAD_DIM**-0.5, tactic)
     with contextlib.suppress(Exception):  # it will fail again where it is reported
-        triton_kernel.expectation_attention_kernel.warmup(*pointers, grid=(1,), **fixed, **tactic.options)
+        triton_kernel.expectation_attention_kernel.warmup(*[_DTYPES[dtype]] * 4, grid=(1,), **fixed, **tactic.options)
+
+
+def _compile_cut(tokens: int, heads: int, dtype: str, number: int) -> None:
+    import gpu_warp_specialized as specialized
+
+    cut = specialized.CUTS[number]
+    fixed = specialized.constants(tokens, heads, HEAD_DIM**-0.5, cut)
+    options = {"num_warps": 4, "maxnreg": cut.max_registers}
+    with contextlib.suppress(Exception):
+        specialized.attention_kernel.warmup(*[_DTYPES[dtype]] * 4, 1000, grid=(1,), **fixed, **options)

@@ -134,7 +134,7 @@ def compile_kernel(architecture: int, problem: Problem, tactic: int) -> Kernel:
     warps = made.num_warps  # those asked for, unless Triton has specialized some more
     if required_threads(ptx) != 32 * warps:
         raise PtxError(f"the kernel requires {required_threads(ptx)} threads; expected {32 * warps}")
-    registers, spill_bytes = _assemble(ptx, architecture)
+    registers, spill_bytes = assemble(ptx, architecture)
     return Kernel(
         name=entry(ptx).name,
         ptx=ptx,
@@ -190,8 +190,12 @@ def _check_launchable(made: object) -> None:
             )
 
 
-def _assemble(ptx: str, architecture: int) -> tuple[int, int]:
-    """Assemble with the ptxas that Triton brings; the registers of a thread, and the bytes that it spills."""
+def assemble(ptx: str, architecture: int) -> tuple[int, int]:
+    """Assemble with the ptxas that Triton brings; the registers of a thread, and the bytes that it spills.
+
+    Raises:
+        PtxError: if it is not to be assembled.
+    """
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "kernel.ptx"
         path.write_text(ptx)

@@ -89,10 +89,11 @@ TACTICS: dict[int, Tactic] = {
 }
 
 # Architecture -> (fewest tokens of an image, fewest queries in all, tactic); the first whose numbers are both reached.
-# Chosen by what fits and by occupancy; NOT yet timed on any GPU. ``benchmarks/gpu.py`` prints lines for this table.
+# sm_90 as timed on an H200 (``benchmarks/results/gpu.json``); the others by what fits and by occupancy, NOT timed yet.
+# ``benchmarks/gpu.py`` prints lines for this table.
 _PREFERRED: dict[int, tuple[tuple[int, int, int], ...]] = {
     80: ((1024, 0, 7), (256, 0, 3), (0, 0, 10)),
-    90: ((1024, 32768, 23), (256, 0, 3), (0, 0, 2)),
+    90: ((1024, 0, 35), (256, 65536, 15), (256, 0, 11), (0, 0, 15)),
     100: ((1024, 0, 7), (256, 0, 3), (0, 0, 2)),
 }
 # 86, 89, 120 and whatever else comes: two thirds of the warps of the above, and less shared memory.

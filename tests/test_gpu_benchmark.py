@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -144,3 +146,42 @@ def test_plans_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
     assert why == "no bundle was given: --bundle"
     (why,) = plans(tmp_path / "absent.ecea", 4, 3)[1].values()
     assert "absent.ecea: is not a bundle" in why
+
+
+def test_an_experiment_that_cannot_run_says_why(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)  # it is imported when it is asked for
+    output = tmp_path / "tried.json"
+    done = run("--device", "cpu", "--output", output, "--only", "specialized")
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(output.read_text())["specialized"][0]
+    assert set(row["paths"]) == {"ours", "SDPA default, edges and gate"}
+    assert row["not_run"], "there is no GPU for it, and that is said"
+
+
+def test_a_cut_that_is_wrong_is_not_timed(attention: ModuleType) -> None:
+    problem = attention.Problem(64, 1, 2)
+    sets = problem.inputs("cpu")
+
+    def wrong(qkv: Any, s: Any, gate: Any, heads: int) -> Any:
+        return attention.eager.expectation_attention(qkv, s, gate, heads) + 0.02
+
+    right = attention.eager.expectation_attention
+    assert attention.measured({"right": attention._checked(right, sets, problem, "cpu")}, 1)[0]
+    times, not_run = attention.measured({"wrong": attention._checked(wrong, sets, problem, "cpu")}, 1)
+    assert not times
+    assert not_run["wrong"].startswith("ArithmeticError: its largest error is 2.")
+
+
+def test_the_experiment_compiles_for_hopper() -> None:
+    """What its cuts compute, only a GPU shows. In a process of its own: Gluon complains of leaks when one ends."""
+    pytest.importorskip("ecea.kernels.ahead_of_time", reason="Triton is not installed")
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu_warp_specialized.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = done.stdout.splitlines()
+    assert len(rows) == len(module("gpu_warp_specialized").CUTS)
+    for row in rows:
+        _, cut, _, spilled, _, threads, _ = (cell.strip() for cell in row.split("|"))
+        assert int(spilled) <= 16, cut  # a number or two, once in a tile
+        assert int(threads) == 128 * (1 + int(cut.split(" x ")[0]))
