@@ -20,7 +20,7 @@ from ecea.export.folder import describe_file, sha256, whole_or_nothing, write_ma
 from ecea.export.forms import Built, build, forms
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
 from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
-from ecea.export.passes import optimize
+from ecea.export.passes import PASSES, SIMPLIFYING, optimize
 from ecea.export.plans.bundling import DEFAULT_BATCHES, build_plans, check_batches, prove_plans
 from ecea.export.plans.machine import machine_if
 from ecea.export.say import Say
@@ -134,7 +134,7 @@ def _prepare(
     expected = reference(generator, tiles)
     say(f"reference   PyTorch on {len(tiles.image)} tiles of {tiles.source}")
     model = trace(generator)
-    optimize(model)
+    optimize(model, (*SIMPLIFYING, *PASSES))
     say("traced      to ONNX")
     return _Source(generator, model, tiles, expected, calibration)
 

@@ -60,7 +60,7 @@ def _is_narrow(context: object, w: ir.Value, b: ir.Value, y: ir.Value, **_: obje
     node = y.producer()
     return (
         outputs < WIDE
-        and height == width
+        and height == width > 1  # of 1 x 1 nothing is gained, and its rows would be narrow again, without end
         and height % 2 == 1
         and int_attributes(node, "pads") == (height // 2,) * 4
         and int_attributes(node, "strides", (1, 1)) == (1, 1)

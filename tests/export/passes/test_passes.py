@@ -190,6 +190,23 @@ def test_every_pass_has_a_case() -> None:
     assert used == {case[0] for case in CASES}
 
 
+def test_a_convolution_of_single_pixels_is_not_split() -> None:
+    """It was, and what came of it again, until memory ended."""
+
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 23]>
+        narrow (float[N, 1, 8, 8] x) => (float[N, 1, 8, 8] out)
+        <float[1, 1, 1, 1] w = {2.0}, float[1] b = {1.0}>
+        {
+            out = Conv<pads = [0, 0, 0, 0]>(x, w, b)
+        }
+    """)
+    assert optimize(model, (final_convolution_at_half_size, split_final_convolution)) == {
+        "final_convolution_at_half_size": 0,
+        "split_final_convolution": 0,
+    }
+
+
 @pytest.mark.parametrize("backend", [None, *FOR_BACKEND])
 def test_all_together(traced: Traced, backend: str | None) -> None:
     model = traced.model.clone()
