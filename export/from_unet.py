@@ -4,7 +4,7 @@
 
 UNET is a checkpoint of ``ecea-train --network unet``, or of a generator that refines one; CHECKPOINT is what
 ``ecea-export`` takes. The generator behind the U-Net has the published architecture, small, and adds nothing: whatever
-the picture is worth, the U-Net is.
+the picture is worth, the U-Net is. Nor is it exported (:mod:`ecea.export.passes.zeros`).
 """
 
 import io

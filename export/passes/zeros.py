@@ -1,6 +1,6 @@
 """What comes to nothing: factors and weights of zero, and all that is computed for them alone.
 
-A generator that refines a U-Net's fill and adds nothing to it (``ecea.export.from_unet``) is such a graph: two thirds
+A generator that refines a U-Net's fill and adds nothing to it (``ecea.export.from_unet``) is such a graph: half
 of its time would go into what is then multiplied by zero.
 """
 
