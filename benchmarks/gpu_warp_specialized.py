@@ -36,7 +36,7 @@ from ecea.kernels.ahead_of_time import assemble
 LOG2E = math.log2(math.e)
 HEAD_DIM = 64
 QUERIES = 64  # of a consumer: the rows of one matrix instruction of a warp group
-REGISTERS = 65536  # of a multiprocessor
+ALL_REGISTERS = 65536  # of a multiprocessor
 
 # Triton has renamed both between 3.6 and 3.9.
 _barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
@@ -75,7 +75,7 @@ class Cut:
     @property
     def programs(self) -> int:
         """On a multiprocessor at once, as far as registers decide."""
-        return REGISTERS // (128 * (self.consumers + 1) * self.max_registers)
+        return ALL_REGISTERS // (128 * (self.consumers + 1) * self.max_registers)
 
     def __str__(self) -> str:
         flags = [name for name in ("overlap", "published", "split", "hold") if getattr(self, name)]
@@ -127,14 +127,15 @@ def _produce(
     blocks,
     barriers,
     tiles,
-    TOKENS: gl.constexpr,
-    NUM_HEADS: gl.constexpr,
-    BLOCK_M: gl.constexpr,
-    BLOCK_N: gl.constexpr,
+    SIZES: gl.constexpr,
     ROWS: gl.constexpr,
     PUBLISHED: gl.constexpr,
 ):
     """Blocks of keys plus edges and of values, tile after tile, as soon as a stage is free."""
+    TOKENS: gl.constexpr = SIZES[0]
+    NUM_HEADS: gl.constexpr = SIZES[1]
+    BLOCK_M: gl.constexpr = SIZES[2]
+    BLOCK_N: gl.constexpr = SIZES[3]
     qkv_ptr, s_ptr, _, _ = tensors
     keys, values = blocks
     keys_ready, keys_free, values_ready, values_free = barriers
@@ -237,17 +238,19 @@ def _consume(
     barriers,
     tiles,
     INDEX: gl.constexpr,
-    TOKENS: gl.constexpr,
-    NUM_HEADS: gl.constexpr,
-    SCALE_LOG2E: gl.constexpr,
-    BLOCK_M: gl.constexpr,
-    BLOCK_N: gl.constexpr,
-    OVERLAP: gl.constexpr,
-    PUBLISHED: gl.constexpr,
-    SPLIT: gl.constexpr,
-    HOLD: gl.constexpr,
+    SIZES: gl.constexpr,
+    FORM: gl.constexpr,
 ):
     """Attention for the 64 queries of each tile that are this group's."""
+    TOKENS: gl.constexpr = SIZES[0]
+    NUM_HEADS: gl.constexpr = SIZES[1]
+    BLOCK_M: gl.constexpr = SIZES[2]
+    BLOCK_N: gl.constexpr = SIZES[3]
+    SCALE_LOG2E: gl.constexpr = SIZES[4]
+    OVERLAP: gl.constexpr = FORM[0]
+    PUBLISHED: gl.constexpr = FORM[1]
+    SPLIT: gl.constexpr = FORM[2]
+    HOLD: gl.constexpr = FORM[3]
     qkv_ptr, _, gate_ptr, out_ptr = tensors
     keys, values = blocks
     keys_ready, keys_free, values_ready, values_free = barriers
@@ -408,50 +411,14 @@ def attention_kernel(
     tensors = (qkv_ptr, s_ptr, gate_ptr, out_ptr)
     blocks = (keys, values)
     barriers = (keys_ready, keys_free, values_ready, values_free)
+    SIZES: gl.constexpr = (TOKENS, NUM_HEADS, BLOCK_M, BLOCK_N, SCALE_LOG2E)
+    FORM: gl.constexpr = (OVERLAP, PUBLISHED, SPLIT, HOLD)
     if CONSUMERS == 2:
         gl.warp_specialize(
             [
-                (_produce, (tensors, blocks, barriers, tiles, TOKENS, NUM_HEADS, BLOCK_M, BLOCK_N, ROWS, PUBLISHED)),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(0),
-                        blocks,
-                        barriers,
-                        tiles,
-                        0,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(1),
-                        blocks,
-                        barriers,
-                        tiles,
-                        1,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
+                (_produce, (tensors, blocks, barriers, tiles, SIZES, ROWS, PUBLISHED)),
+                (_consume, (tensors, queries.index(0), blocks, barriers, tiles, 0, SIZES, FORM)),
+                (_consume, (tensors, queries.index(1), blocks, barriers, tiles, 1, SIZES, FORM)),
             ],
             [4, 4],
             [REGISTERS, REGISTERS],
@@ -459,67 +426,10 @@ def attention_kernel(
     elif CONSUMERS == 3:
         gl.warp_specialize(
             [
-                (_produce, (tensors, blocks, barriers, tiles, TOKENS, NUM_HEADS, BLOCK_M, BLOCK_N, ROWS, PUBLISHED)),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(0),
-                        blocks,
-                        barriers,
-                        tiles,
-                        0,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(1),
-                        blocks,
-                        barriers,
-                        tiles,
-                        1,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(2),
-                        blocks,
-                        barriers,
-                        tiles,
-                        2,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
+                (_produce, (tensors, blocks, barriers, tiles, SIZES, ROWS, PUBLISHED)),
+                (_consume, (tensors, queries.index(0), blocks, barriers, tiles, 0, SIZES, FORM)),
+                (_consume, (tensors, queries.index(1), blocks, barriers, tiles, 1, SIZES, FORM)),
+                (_consume, (tensors, queries.index(2), blocks, barriers, tiles, 2, SIZES, FORM)),
             ],
             [4, 4, 4],
             [REGISTERS, REGISTERS, REGISTERS],
@@ -527,87 +437,11 @@ def attention_kernel(
     elif CONSUMERS == 4:
         gl.warp_specialize(
             [
-                (_produce, (tensors, blocks, barriers, tiles, TOKENS, NUM_HEADS, BLOCK_M, BLOCK_N, ROWS, PUBLISHED)),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(0),
-                        blocks,
-                        barriers,
-                        tiles,
-                        0,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(1),
-                        blocks,
-                        barriers,
-                        tiles,
-                        1,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(2),
-                        blocks,
-                        barriers,
-                        tiles,
-                        2,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
-                (
-                    _consume,
-                    (
-                        tensors,
-                        queries.index(3),
-                        blocks,
-                        barriers,
-                        tiles,
-                        3,
-                        TOKENS,
-                        NUM_HEADS,
-                        SCALE_LOG2E,
-                        BLOCK_M,
-                        BLOCK_N,
-                        OVERLAP,
-                        PUBLISHED,
-                        SPLIT,
-                        HOLD,
-                    ),
-                ),
+                (_produce, (tensors, blocks, barriers, tiles, SIZES, ROWS, PUBLISHED)),
+                (_consume, (tensors, queries.index(0), blocks, barriers, tiles, 0, SIZES, FORM)),
+                (_consume, (tensors, queries.index(1), blocks, barriers, tiles, 1, SIZES, FORM)),
+                (_consume, (tensors, queries.index(2), blocks, barriers, tiles, 2, SIZES, FORM)),
+                (_consume, (tensors, queries.index(3), blocks, barriers, tiles, 3, SIZES, FORM)),
             ],
             [4, 4, 4, 4],
             [REGISTERS, REGISTERS, REGISTERS, REGISTERS],
