@@ -291,6 +291,5 @@ def _compile_cut(tokens: int, heads: int, dtype: str, number: int) -> None:
 
     cut = specialized.CUTS[number]
     fixed = specialized.constants(tokens, heads, HEAD_DIM**-0.5, cut)
-    options = {"num_warps": 4, "maxnreg": cut.max_registers}
     with contextlib.suppress(Exception):
-        specialized.attention_kernel.warmup(*[_DTYPES[dtype]] * 4, 1000, grid=(1,), **fixed, **options)
+        specialized.attention_kernel.warmup(*[_DTYPES[dtype]] * 4, 1000, grid=(1,), **fixed, **cut.options)

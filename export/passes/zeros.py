@@ -11,7 +11,7 @@ from ecea.export.passes._graph import add_initializer, constant, unique_name, we
 
 
 def drop_what_comes_to_nothing(model: ir.Model) -> int:
-    """``x + 0 y = x``, and a convolution whose weights are all zero gives its bias everywhere."""
+    """``x + 0 y = x`` for a finite y, and a convolution whose weights are all zero gives its bias everywhere."""
     graph = model.graph
     zeros: set[ir.Value] = set()
 

@@ -76,7 +76,6 @@ def test_a_generator_that_adds_something_stays(silent: Generator) -> None:
 
 def test_shapes_are_kept() -> None:
     """``x + 0 y`` has the shape of both: where that is not x's, x alone is not the same."""
-
     model = ir.from_onnx_text("""
         <ir_version: 10, opset_import: ["" : 23]>
         spread (float[N, 3] x, float[1, 3] y) => (float[N, 3] out)
