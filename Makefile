@@ -20,8 +20,7 @@ DEMO := demo
 demo: $(READY)
 	@mkdir -p $(DEMO)
 	$(BIN)/python -m ecea.runtime.sample $(DEMO)/scene.tif
-	$(BIN)/python -m ecea.export.from_unet training/weights/unet.safetensors $(DEMO)/unet.pth
-	$(BIN)/ecea-export $(DEMO)/unet.pth -o $(DEMO)/unet.ecea --engine fp32 --engine fp16
+	$(BIN)/ecea-export training/weights/unet.safetensors -o $(DEMO)/unet.ecea --engine fp32 --engine fp16
 	$(BIN)/ecea-run $(DEMO)/scene.tif -o $(DEMO)/scene_filled.tif --bundle $(DEMO)/unet.ecea --stretch 7273,34546,1
 	$(BIN)/python -m ecea.runtime.picture $(DEMO)/scene.tif $(DEMO)/scene_filled.tif $(DEMO)/before_after.png
 	@echo

@@ -37,6 +37,7 @@ from ecea.model import Generator, load_generator
 from ecea.runtime.backends import BACKENDS, Settings
 from ecea.runtime.bundle import read_bundle
 from ecea.runtime.cli import DEFAULT_STREAMS
+from ecea.runtime.command import start_script
 from ecea.runtime.engine import open_engine, usable_processors
 from ecea.runtime.profiling import describe_machine
 
@@ -291,4 +292,4 @@ def _print(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start_script("python benchmarks/cpu.py", main)

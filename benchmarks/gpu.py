@@ -36,6 +36,8 @@ from gpu_generator import generator_rows
 from gpu_peaks import peak_rates
 from gpu_timing import Deadline
 
+from ecea.runtime.command import start_script
+
 RESULT = Path(__file__).parent / "results" / "gpu.json"
 PARTS = ("peaks", "tactics", "kernel", "generator", "specialized")
 TINY_LEVELS = ((64, 1), (32, 2))  # on the CPU
@@ -232,4 +234,4 @@ def _print_not_run(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start_script("python benchmarks/gpu.py", main)

@@ -24,6 +24,7 @@ from ecea.kernels import eager
 from ecea.model import Generator, GeneratorConfig, load_generator
 from ecea.model.layers import Block
 from ecea.model.untrained import untrained_state_dict
+from ecea.runtime.command import start_script
 
 RESULT = Path(__file__).parent / "results" / "keys.json"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -196,4 +197,4 @@ def _print(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start_script("python benchmarks/keys.py", main)

@@ -20,6 +20,7 @@ import rasterio
 import typer
 from rasterio.windows import Window
 
+from ecea.runtime.command import start_script
 from ecea.runtime.slc_off import slc_off_gaps
 
 ROWS = (1_000, 16_000)
@@ -98,4 +99,4 @@ def peak_megabytes(*command: str) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start_script("python benchmarks/memory.py", main)

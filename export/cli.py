@@ -19,7 +19,8 @@ app = new_app()
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CHECKPOINT", help="A generator's state dict, .pth or .safetensors.")
+        Path | None,
+        typer.Argument(metavar="CHECKPOINT", help="State dict of a generator or U-Net, .pth or .safetensors."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="NAME.ecea", help="Bundle; default: CHECKPOINT.ecea here.")

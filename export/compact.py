@@ -10,12 +10,13 @@ file that is a checkpoint like any other. Made with
 import dataclasses
 import hashlib
 import json
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import onnx
 import onnx_ir as ir
 import torch
+import typer
 from onnx_ir.passes.common import InlinePass
 from safetensors.torch import save
 from torch import Tensor
@@ -24,14 +25,16 @@ from ecea.export.checking import Checker
 from ecea.export.exporter import describe_bundle
 from ecea.export.folder import describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Form, finish
+from ecea.export.from_unet import load_exportable
 from ecea.export.parity import parity_tiles, reference, tile_sources
 from ecea.export.precision import half_storage
 from ecea.export.say import Say
 from ecea.export.trace import trace
 from ecea.export.weights import IN_MODEL
 from ecea.model import CheckpointError, load_generator
-from ecea.runtime.bundle import Bundle, EngineRecord, read_bundle
-from ecea.runtime.errors import EceaError
+from ecea.runtime.bundle import SUFFIX, Bundle, EngineRecord, read_bundle
+from ecea.runtime.command import start_script
+from ecea.runtime.errors import RequestError
 
 WEIGHTS = "generator.safetensors"
 
@@ -53,7 +56,7 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
     """Round a checkpoint's weights to FP16 and write them with graphs for processors, as a bundle.
 
     Args:
-        checkpoint: a generator's state dict, ``.pth`` or ``.safetensors``.
+        checkpoint: the state dict of a generator, or of a U-Net, ``.pth`` or ``.safetensors``.
         destination: the bundle, ``NAME.ecea``.
         say: called with a line for each step.
 
@@ -62,10 +65,15 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
         compute in. Its ``generator.safetensors`` is a checkpoint.
 
     Raises:
-        CheckpointError: where the checkpoint cannot be read.
+        RequestError: where the checkpoint cannot be read, or the destination is not named so.
         EceaError: where an engine does not match PyTorch, or the file system refuses; no bundle is written.
     """
-    original = load_generator(checkpoint)
+    if destination.suffix != SUFFIX:
+        raise RequestError(f"{destination}: does not end in {SUFFIX}: name the bundle NAME{SUFFIX}")
+    try:
+        original = load_exportable(checkpoint)
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
     with whole_or_nothing(destination) as folder:
         weights = folder / WEIGHTS
         # Not save_file, whose files only their owner may read.
@@ -168,10 +176,10 @@ def _key(data: bytes, shape: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
     return hashlib.sha256(data).digest(), shape
 
 
+def main(checkpoint: Path, bundle: Annotated[Path, typer.Argument(metavar=f"NAME{SUFFIX}")]) -> None:
+    """Export CHECKPOINT, a generator's or a U-Net's, to a bundle whose weights are one file of FP16."""
+    export_compact(checkpoint, bundle, say=print)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m ecea.export.compact CHECKPOINT NAME.ecea")
-    try:
-        export_compact(Path(sys.argv[1]), Path(sys.argv[2]), say=print)
-    except (EceaError, CheckpointError) as error:
-        sys.exit(str(error))
+    start_script("python -m ecea.export.compact", main)

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
 from ecea.export.folder import describe_file, sha256, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
+from ecea.export.from_unet import load_exportable
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
 from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
 from ecea.export.passes import PASSES, SIMPLIFYING, optimize
@@ -26,7 +28,8 @@ from ecea.export.plans.machine import machine_if
 from ecea.export.say import Say
 from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
-from ecea.model import CheckpointError, Generator, GeneratorConfig, load_generator
+from ecea.model import CheckpointError, Generator, GeneratorConfig
+from ecea.model.config import RESIDUAL_SCALE
 from ecea.runtime.bundle import MANIFEST_NAME, SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import RequestError
 
@@ -52,7 +55,7 @@ def export_bundle(
     """Export a checkpoint: every engine is compared with PyTorch before the bundle appears.
 
     Args:
-        checkpoint: a generator's state dict, ``.pth`` or ``.safetensors``.
+        checkpoint: the state dict of a generator, or of a U-Net, ``.pth`` or ``.safetensors``.
         destination: the bundle, ``NAME.ecea``; None: named after the checkpoint, in the current directory.
         engines: of ``ENGINES``.
         scenes: rasters with gaps, to calibrate INT8 and to compare the engines on; none: the built-in sample scene.
@@ -109,7 +112,7 @@ class _Source:
 def _load(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Generator:
     """The generator of a checkpoint, if it is one that the runtime has tiles for."""
     try:
-        generator = load_generator(checkpoint, num_heads=num_heads)
+        generator = load_exportable(checkpoint, num_heads)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
     config = generator.config
@@ -245,7 +248,11 @@ def describe_bundle(
 
 
 def _count_parameters(generator: Generator) -> int:
-    return sum(parameter.numel() for parameter in generator.parameters())
+    """Of what is exported: the U-Net alone, where the generator behind it adds nothing."""
+    drawing: torch.nn.Module = generator
+    if generator.coarse is not None and not generator.get_buffer(RESIDUAL_SCALE).any():
+        drawing = generator.coarse
+    return sum(parameter.numel() for parameter in drawing.parameters())
 
 
 def _describe(names: Sequence[str], channels: Sequence[int], size: int) -> list[dict[str, Any]]:

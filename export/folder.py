@@ -12,6 +12,7 @@ from typing import Any
 
 from ecea.runtime.bundle import MANIFEST_NAME, BundleFile
 from ecea.runtime.errors import EceaError
+from ecea.runtime.writer import FULL
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             target.rename(old)
         temporary.rename(target)
     except OSError as error:
-        raise EceaError(f"{target}: cannot be written ({error.strerror or error}): is the disk full?") from error
+        raise EceaError(f"{target}: cannot be written ({error.strerror or error}): {FULL}") from error
     finally:
         if old.exists() and not target.exists():
             old.rename(target)

@@ -1,26 +1,40 @@
-"""A generator that fills as a U-Net does: what makes a bundle of a U-Net before any generator refines it.
+"""A generator that fills as a U-Net does: what is exported of a U-Net before any generator refines it.
 
-    python -m ecea.export.from_unet UNET CHECKPOINT
-
-UNET is a checkpoint of ``ecea-train --network unet``, or of a generator that refines one; CHECKPOINT is what
-``ecea-export`` takes. The generator behind the U-Net has the published architecture, small, and adds nothing: whatever
-the picture is worth, the U-Net is. Nor is it exported (:mod:`ecea.export.passes.zeros`).
+The generator behind the U-Net has the published architecture, small, and adds nothing: whatever the picture is worth,
+the U-Net is. Nor is it exported (:mod:`ecea.export.passes.zeros`).
 """
 
-import io
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from os import PathLike
 
 import torch
 
-from ecea.model import CheckpointError, Generator, GeneratorConfig, UNet, load_unet
+from ecea.model import CheckpointError, Generator, GeneratorConfig, UNet
+from ecea.model.checkpoint import load_network
 from ecea.model.config import RESIDUAL_SCALE
 from ecea.model.untrained import untrained_state_dict
-from ecea.runtime.errors import EceaError
-from ecea.runtime.writer import check_destination, whole_or_nothing
 
 TILE = 128
 """Px, a side. The U-Net has learned from 96; its fill is the same within 0.01 dB on tiles of 128 and of 192."""
+
+
+def load_exportable(path: str | PathLike[str], num_heads: Sequence[int] | None = None) -> Generator:
+    """Load a checkpoint of a generator, or of a U-Net and put it before a generator that adds nothing.
+
+    Args:
+        path, num_heads: as :func:`ecea.model.load_generator` takes them.
+
+    Raises:
+        CheckpointError: where it is neither's, or a U-Net's of other than three bands or with ``num_heads``.
+    """
+    network = load_network(path, num_heads)
+    if isinstance(network, Generator):
+        return network
+    if network.bands != 3:
+        raise CheckpointError(f"{path} is a U-Net of {network.bands} bands; expected one of 3: train another")
+    if num_heads is not None:
+        raise CheckpointError(f"{path} is a U-Net, which has no attention heads: leave their numbers out")
+    return generator_from_unet(network)
 
 
 def generator_from_unet(unet: UNet) -> Generator:
@@ -38,29 +52,3 @@ def generator_from_unet(unet: UNet) -> Generator:
     with torch.no_grad():  # noise in its edge map would differ in bfloat16, and keep exports from computing in that
         generator.get_parameter("out_s.block8.2.weight").zero_()
     return generator.eval()
-
-
-def write_checkpoint(unet: Path, destination: Path) -> None:
-    """Read a U-Net and write the state dict of its generator, whole or not at all.
-
-    Raises:
-        CheckpointError: where ``unet`` cannot be read or has no U-Net of three bands.
-        EceaError: where the destination cannot be written.
-    """
-    check_destination(destination)
-    buffer = io.BytesIO()
-    torch.save(generator_from_unet(load_unet(unet, 3)).state_dict(), buffer)
-    with whole_or_nothing(destination) as partial:
-        try:
-            partial.write_bytes(buffer.getvalue())
-        except OSError as error:
-            raise EceaError(f"{destination}: cannot be written ({error.strerror}): is the disk full?") from error
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m ecea.export.from_unet UNET CHECKPOINT")
-    try:
-        write_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (CheckpointError, EceaError) as failed:
-        sys.exit(str(failed))

@@ -50,7 +50,7 @@ def load_generator(
     if _is_unet(state):
         raise CheckpointError(
             f"{path} is the checkpoint of a U-Net; expected a generator's, such as G_10.pth: train one that refines "
-            "its fill with ecea-train --coarse"
+            "its fill with ecea-train --coarse, or export the U-Net as it is with ecea-export"
         )
     return _generator(path, state, num_heads, attention)
 

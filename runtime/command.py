@@ -1,16 +1,18 @@
 """What the commands share: errors as one sentence, the right exit status, no traceback unless asked for."""
 
 import ctypes
+import functools
 import importlib.metadata
+import inspect
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, get_origin
 
 import typer
 
@@ -56,6 +58,37 @@ def start(app: typer.Typer, command: str) -> NoReturn:
     sys.exit(status)
 
 
+def start_script(command: str, work: Callable[..., None]) -> NoReturn:
+    """Run what is no command of the package: a function whose parameters are its arguments, and ``--debug``.
+
+    Args:
+        command: as it is typed, such as ``python -m ecea.runtime.sample``.
+        work: as :func:`typer.run` takes it.
+    """
+
+    @functools.wraps(work)
+    def run(*, debug: bool, **arguments: object) -> None:
+        with sentences(command, debug):
+            work(**arguments)
+
+    parameters = [_in_capitals(given) for given in inspect.signature(work, eval_str=True).parameters.values()]
+    debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=debug))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = new_app()
+    app.command()(run)
+    start(app, command)
+
+
+def _in_capitals(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An argument as help shows arguments, unless it says itself how."""
+    if get_origin(parameter.annotation) is Annotated or parameter.default is not parameter.empty:
+        return parameter
+    shown = typer.Argument(metavar=parameter.name.upper())
+    return parameter.replace(annotation=Annotated[parameter.annotation, shown])
+
+
 def _value_given(error: Exception) -> str:
     """What was given, where typer's own message leaves it out: from 0.29 on, which asks pydantic."""
     try:
@@ -86,7 +119,7 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
             signal.signal(number, _interrupt)
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, _USAGE_ERROR):
         raise
     except EceaError as error:
         raise typer.Exit(report(command, error, debug)) from error

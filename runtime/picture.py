@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,8 +9,9 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from ecea.runtime.command import start_script
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.writer import whole_or_nothing
+from ecea.runtime.writer import check_destination, written_whole
 
 Bytes = NDArray[np.uint8]
 Stretch = tuple[float, float, float]
@@ -53,8 +53,8 @@ def before_after(
         ``png_path``. The picture is twice as wide as a half, plus :data:`DIVIDER`.
 
     Raises:
-        RequestError: the scenes' sizes differ.
-        EceaError: the picture cannot be encoded.
+        RequestError: a scene cannot be read, or their sizes differ.
+        EceaError: the picture cannot be encoded or written.
     """
     before, after = _read(before_path, bands), _read(after_path, bands)
     if before.shape != after.shape:
@@ -70,11 +70,16 @@ def before_after(
 
 def _read(path: str | Path, bands: tuple[int, int, int]) -> NDArray[np.float64]:
     """The three bands as (3, H, W) float64, NaN in every band where any has no valid value."""
-    with rasterio.open(path) as scene:
-        shrink = max(scene.height, scene.width, LONGEST_SIDE) / LONGEST_SIDE
-        size = (3, max(1, round(scene.height / shrink)), max(1, round(scene.width / shrink)))
-        values = scene.read(bands, out_shape=size).astype(np.float64)
-        valid = scene.read_masks(bands, out_shape=size) > 0
+    try:
+        with rasterio.open(path) as scene:
+            shrink = max(scene.height, scene.width, LONGEST_SIDE) / LONGEST_SIDE
+            size = (3, max(1, round(scene.height / shrink)), max(1, round(scene.width / shrink)))
+            values = scene.read(bands, out_shape=size).astype(np.float64)
+            valid = scene.read_masks(bands, out_shape=size) > 0
+    except (rasterio.errors.RasterioError, IndexError) as error:
+        raise RequestError(
+            f"{path}: cannot be read as a raster with the bands {', '.join(map(str, bands))} ({error}): give another"
+        ) from error
     valid &= np.isfinite(values)
     return np.where(valid.all(axis=0), values, np.nan)
 
@@ -114,11 +119,16 @@ def _write_png(path: Path, picture: Bytes) -> Path:
     done, data = cv2.imencode(".png", picture)
     if not done:
         raise EceaError(f"{path}: OpenCV could not encode a picture of {picture.shape[1]} x {picture.shape[0]} px")
-    with whole_or_nothing(path) as temporary:
+    check_destination(path)
+    with written_whole(path) as temporary:
         temporary.write_bytes(data.tobytes())
     return path
 
 
-if __name__ == "__main__":
-    before, after, png = sys.argv[1:]
+def main(before: Path, after: Path, png: Path) -> None:
+    """Draw two scenes of one size side by side, alike in colour."""
     before_after(before, after, png)
+
+
+if __name__ == "__main__":
+    start_script("python -m ecea.runtime.picture", main)

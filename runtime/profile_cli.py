@@ -12,7 +12,7 @@ from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.profile_page import profile_page
 from ecea.runtime.profiling import DEFAULT_RUNS, Profile, by_kind, profile_engine
-from ecea.runtime.writer import check_destination, whole_or_nothing
+from ecea.runtime.writer import check_destination, written_whole
 
 COMMAND = "ecea-profile"
 
@@ -55,7 +55,7 @@ def profile(
                 if output.suffix == ".html"
                 else json.dumps(dataclasses.asdict(measured), indent=1)
             )
-            with whole_or_nothing(output) as temporary:
+            with written_whole(output) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ecea.runtime.engine import by_reason
-from ecea.runtime.errors import EceaError
 from ecea.runtime.inpaint import Result
 from ecea.runtime.picture import before_after
 from ecea.runtime.stretch import Stretch
-from ecea.runtime.writer import check_destination, whole_or_nothing
+from ecea.runtime.writer import check_destination, written_whole
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>ECEA: filled scenes</title>
@@ -45,11 +44,8 @@ def write_report(path: Path, results: Iterable[Result], errors: Iterable[Mapping
     """
     check_destination(path)
     sections = "\n".join([*map(_section, results), *map(_failure, errors)])
-    with whole_or_nothing(path) as temporary:
-        try:
-            temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8")
-        except OSError as error:
-            raise EceaError(f"{path}: cannot be written ({error.strerror}): is the disk full?") from error
+    with written_whole(path) as temporary:
+        temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8")
 
 
 def _section(result: Result) -> str:

@@ -9,7 +9,6 @@ arrays and matrix products would not.)
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
+from ecea.runtime.command import start_script
 from ecea.runtime.slc_off import collar, slc_off_gaps, swath_size
-from ecea.runtime.writer import whole_or_nothing
+from ecea.runtime.writer import check_destination, written_whole
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -282,6 +282,7 @@ def write_sample_scene(
 
     Raises:
         ValueError: ``dtype`` is not one of those, or the sides are too unlike for a turned swath.
+        EceaError: where a file cannot be written.
     """
     if dtype not in ENCODINGS:
         raise ValueError(f"a sample scene cannot be written as {dtype!r}: choose one of {', '.join(ENCODINGS)}")
@@ -329,7 +330,8 @@ def _write(path: Path, values: NDArray[np.generic], title: str) -> None:
         "predictor": 3 if values.dtype.kind == "f" else 2,
         "photometric": "RGB",
     }
-    with whole_or_nothing(path) as temporary, rasterio.open(temporary, "w", **profile) as scene:
+    check_destination(path)
+    with written_whole(path) as temporary, rasterio.open(temporary, "w", **profile) as scene:
         scene.write(values)
         scene.descriptions = _BANDS
         scene.scales = (encoding.scale,) * count
@@ -338,5 +340,10 @@ def _write(path: Path, values: NDArray[np.generic], title: str) -> None:
         scene.update_tags(TIFFTAG_IMAGEDESCRIPTION=title)
 
 
+def main(scene: Path) -> None:
+    """Write a synthetic scene with gaps, to try commands on: a GeoTIFF of three bands, 1024 x 800 px."""
+    write_sample_scene(scene)
+
+
 if __name__ == "__main__":
-    write_sample_scene(sys.argv[1])
+    start_script("python -m ecea.runtime.sample", main)

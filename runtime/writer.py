@@ -42,6 +42,10 @@ def check_destination(destination: Path) -> None:
         raise RequestError(f"{destination}: the folder {folder} may not be written: name another output")
 
 
+FULL = "is the disk full, or no file allowed there?"
+"""What to look at where a file could not be written."""
+
+
 @contextmanager
 def whole_or_nothing(destination: Path) -> Iterator[Path]:
     """Give a temporary path beside ``destination``; rename it there if the block succeeds, else delete it.
@@ -61,6 +65,25 @@ def whole_or_nothing(destination: Path) -> Iterator[Path]:
         for leftover in (temporary, temporary.with_name(f"{temporary.name}.aux.xml")):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(destination: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
+    """As :func:`whole_or_nothing`, for a block that does nothing but write: what stops it is said in a sentence.
+
+    Args:
+        destination: of the file.
+        also: what the writer raises where the disk is full, besides OSError and rasterio's errors.
+
+    Raises:
+        EceaError: where the file cannot be written.
+    """
+    with whole_or_nothing(destination) as temporary:
+        try:
+            yield temporary
+        except (rasterio.errors.RasterioError, OSError, *also) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise EceaError(f"{destination}: cannot be written ({reason}): {FULL}") from error
 
 
 @contextmanager
@@ -102,9 +125,7 @@ def _writing(destination: Path) -> Iterator[None]:
     try:
         yield
     except (rasterio.errors.RasterioError, OSError) as error:
-        raise EceaError(
-            f"{destination.parent}: the output cannot be written there ({error}): is the disk full?"
-        ) from error
+        raise EceaError(f"{destination.parent}: the output cannot be written there ({error}): {FULL}") from error
 
 
 class _AlignedRows:

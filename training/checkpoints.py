@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.errors import RequestError
 from ecea.runtime.paths import is_special
-from ecea.runtime.writer import whole_or_nothing
+from ecea.runtime.writer import written_whole
 
 RESUME_FILE = "training.pth"
 _SCHEMA = 2
@@ -120,11 +120,8 @@ class Checkpoints:
         return state
 
     def _write(self, path: Path, content: object) -> None:
-        try:
-            with whole_or_nothing(path) as temporary:
-                torch.save(content, temporary)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
-            raise EceaError(f"{path}: cannot be written ({error}): is the disk full?") from error
+        with written_whole(path, also=(RuntimeError,)) as temporary:  # torch's writer raises it where the disk is full
+            torch.save(content, temporary)
 
 
 def _on_cpu(state: State) -> dict[str, Tensor]:

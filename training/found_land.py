@@ -7,7 +7,6 @@ indexes hold them; those that are missing are passed over. FOLDER gets a raster 
 resolution, and ``land.toml``, a list of them for ``ecea-train``.
 """
 
-import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import numpy.typing as npt
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.writer import whole_or_nothing
+from ecea.runtime.command import start_script
+from ecea.runtime.errors import RequestError
+from ecea.runtime.writer import written_whole
 from ecea.training.sources import LIST_SUFFIX
 
 Array = npt.NDArray[np.float32]
@@ -165,8 +165,8 @@ def write_land(archives: Path, folder: Path, found: Sequence[Found] = FOUND) -> 
         The scenes written.
 
     Raises:
-        RequestError: where no archive is there, or one does not hold what it should.
-        EceaError: where the file system refuses.
+        RequestError: where no archive is there, or one does not hold what it should, or the folder cannot be made.
+        EceaError: where a file cannot be written.
     """
     entries, scenes = [], []
     for wanted in found:
@@ -182,7 +182,7 @@ def write_land(archives: Path, folder: Path, found: Sequence[Found] = FOUND) -> 
     if not entries:
         named = ", ".join(dict.fromkeys(f"{wanted.archive}.tar.gz" for wanted in found))
         raise RequestError(f"{archives}: holds none of {named}: download some of them")
-    with whole_or_nothing(folder / LIST) as partial:
+    with written_whole(folder / LIST) as partial:
         partial.write_text("\n".join(entries), encoding="utf-8")
     return scenes
 
@@ -214,10 +214,13 @@ def _sizes(scene: str, image: Array) -> Iterator[tuple[str, Array]]:
 
 
 def _write(path: Path, image: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{path.parent}: cannot be made ({error.strerror}): name another folder") from error
     bands, rows, columns = image.shape
     profile = {"driver": "GTiff", "dtype": "float32", "nodata": NODATA, "compress": "deflate"}
-    with whole_or_nothing(path) as partial, MemoryFile() as memory:
+    with written_whole(path) as partial, MemoryFile() as memory:
         with memory.open(count=bands, height=rows, width=columns, **profile) as target:
             target.write(np.where(np.isnan(image), np.float32(NODATA), image))
         partial.write_bytes(memory.read())
@@ -227,10 +230,10 @@ def _nested(triples: Sequence[Sequence[int]]) -> str:
     return str([list(triple) for triple in triples])
 
 
+def main(archives: Path, folder: Path) -> None:
+    """Write the scenes that the folder ARCHIVES holds into FOLDER, and land.toml, a list of them for ecea-train."""
+    print(f"written: {', '.join(write_land(archives, folder))}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m ecea.training.found_land ARCHIVES FOLDER")
-    try:
-        print(f"written: {', '.join(write_land(Path(sys.argv[1]), Path(sys.argv[2])))}")
-    except EceaError as failed:
-        sys.exit(str(failed))
+    start_script("python -m ecea.training.found_land", main)

@@ -9,17 +9,19 @@ Brightness is in no unit until a scene is done: layers are drawn over one anothe
 is stretched to 8 bits at the end.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import rasterio
+import typer
 
-from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.writer import whole_or_nothing
+from ecea.runtime.command import start_script
+from ecea.runtime.errors import RequestError
+from ecea.runtime.writer import written_whole
 
 SIZE = 512
 """Rows and columns of a scene."""
@@ -27,6 +29,7 @@ SIZE = 512
 Array = npt.NDArray[np.float32]
 Window = tuple[slice, slice]
 
+_MOST = 2**63 - 1  # scenes, and seeds: what a command's argument can say
 _SUBPIXEL = 4  # bits behind the point of coordinates that OpenCV is given
 _TEXTURES = 4  # that the surfaces of a scene choose from
 _SPEED_OF_PATHS = 6.0  # px from one bend to the next
@@ -83,14 +86,8 @@ def write_synthetic_scenes(folder: Path, count: int, seed: int = 0) -> None:
     profile |= {"transform": rasterio.Affine(30, 0, 0, 0, -30, 0), "compress": "deflate"}
     for index in range(count):
         path = folder / f"{index:04}.tif"
-        try:
-            with (
-                whole_or_nothing(path) as temporary,
-                rasterio.open(temporary, "w", **profile) as to,
-            ):
-                to.write(synthetic_scene(seed, index))
-        except (OSError, rasterio.errors.RasterioError) as error:
-            raise EceaError(f"{path}: cannot be written ({error}): is the disk full?") from error
+        with written_whole(path) as temporary, rasterio.open(temporary, "w", **profile) as to:
+            to.write(synthetic_scene(seed, index))
 
 
 def fractal(rng: np.random.Generator, size: int, slope: float, *, lean: bool = True) -> Array:
@@ -335,15 +332,14 @@ def _by_nearest_neighbour(image: Array, factor: int) -> Array:
     return np.ascontiguousarray(coarse[: len(image), : image.shape[1]])
 
 
+def main(
+    folder: Path,
+    count: Annotated[int, typer.Argument(metavar="COUNT", min=1, max=_MOST)],
+    seed: Annotated[int, typer.Argument(metavar="SEED", min=0, max=_MOST)] = 0,
+) -> None:
+    """Draw COUNT scenes into FOLDER, to train on; the same SEED draws the same ones."""
+    write_synthetic_scenes(folder, count, seed)
+
+
 if __name__ == "__main__":
-    numbers = sys.argv[2:]
-    # Python reads no number of very many digits, and nobody means one.
-    if len(numbers) not in (1, 2) or not sys.argv[1] or not all(n.isdecimal() and len(n) < 20 for n in numbers):
-        sys.exit(
-            "usage: python -m ecea.training.synthetic FOLDER COUNT [SEED]: COUNT scenes, 1 or more, and a SEED of 0 or "
-            "more, both whole numbers"
-        )
-    try:
-        write_synthetic_scenes(Path(sys.argv[1]), *map(int, numbers))
-    except EceaError as failed:
-        sys.exit(str(failed))
+    start_script("python -m ecea.training.synthetic", main)

@@ -1,17 +1,18 @@
-"""A generator that fills as a U-Net does."""
+"""A U-Net is exported as a generator that fills as it does."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from ecea.export.from_unet import TILE
-from ecea.model import UNet, load_generator
+from ecea.export.exporter import export_bundle
+from ecea.export.from_unet import TILE, load_exportable
+from ecea.model import CheckpointError, GeneratorConfig, UNet
+from ecea.model.untrained import untrained_state_dict
+from ecea.runtime import open_engine
 
 WIDTHS = (4, 6, 8)
 
@@ -26,11 +27,6 @@ def unet(tmp_path: Path) -> UNet:
     return unet
 
 
-def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ecea.export.from_unet", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def tile() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     mask = torch.zeros(1, 1, TILE, TILE)
@@ -38,39 +34,45 @@ def tile() -> tuple[Tensor, Tensor, Tensor]:
     return torch.rand(1, 3, TILE, TILE, generator=generator) * (1 - mask), torch.zeros(1, 1, TILE, TILE), mask
 
 
-def test_it_draws_what_the_u_net_draws(unet: UNet, tmp_path: Path) -> None:
-    done = start(tmp_path, "U.pth", "G.pth")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    generator = load_generator(tmp_path / "G.pth")
+@pytest.fixture
+def wanted(unet: UNet) -> Tensor:
+    """What the U-Net makes of the tile."""
+    with torch.inference_mode():
+        return unet(*tile())[0]
+
+
+def test_it_draws_what_the_u_net_draws(wanted: Tensor, tmp_path: Path) -> None:
+    generator = load_exportable(tmp_path / "U.pth")
     assert generator.config.coarse == WIDTHS
     with torch.inference_mode():
-        (made, edge), wanted = generator(*tile()), unet(*tile())[0]
+        made, edge = generator(*tile())
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-6)
     assert edge.min() == edge.max()
 
 
-def test_what_is_wrong_is_said_in_a_sentence(unet: UNet, tmp_path: Path) -> None:
-    for arguments, said in (
-        (("U.pth",), "usage"),
-        (("none.pth", "G.pth"), "none.pth"),
-        (("U.pth", "/dev/full"), "/dev/full: is a device or a pipe"),
-        (("U.pth", "no/folder/G.pth"), "no/folder/G.pth: the folder no/folder does not exist"),
-    ):
-        done = start(tmp_path, *arguments)
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert said in done.stderr
-    assert not (tmp_path / "G.pth").exists()
+def test_its_bundle_draws_what_it_draws(unet: UNet, wanted: Tensor, tmp_path: Path) -> None:
+    said: list[str] = []
+    export_bundle(tmp_path / "U.pth", tmp_path / "U.ecea", engines=["fp32"], tensorrt=False, say=said.append)
+    with open_engine(tmp_path / "U.ecea", engine="fp32") as engine:
+        made, _ = engine.infer(*(part.numpy() for part in tile()))
+    torch.testing.assert_close(torch.from_numpy(made), wanted, rtol=0, atol=1e-4)
+    count = sum(parameter.numel() for parameter in unet.parameters())
+    assert said[0].endswith(f"U.pth: {count / 1e6:.2f} M parameters, tiles of {TILE} px")
 
 
-def test_a_full_disk_leaves_nothing(unet: UNet, tmp_path: Path) -> None:
-    """Short of a full disk: no file may grow beyond a megabyte here."""
-    code = (
-        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); sys.argv = ['', 'U.pth', 'G.pth'];"
-        "runpy.run_module('ecea.export.from_unet', run_name='__main__')"
-    )
-    before = sorted(tmp_path.iterdir())
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith("G.pth: cannot be written (File too large)")
-    assert sorted(tmp_path.iterdir()) == before
+def test_a_generator_is_taken_as_it_is(tmp_path: Path) -> None:
+    """One that refines a U-Net keeps what it has learned itself."""
+    config = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1), refine=True, coarse=WIDTHS)
+    state = untrained_state_dict(config, seed=2)
+    torch.save(state, tmp_path / "G.pth")
+    kept = load_exportable(tmp_path / "G.pth").state_dict()
+    assert kept.keys() == state.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state.items())
+
+
+def test_what_cannot_be_exported(tmp_path: Path, unet: UNet) -> None:
+    torch.save(UNet(4, WIDTHS).state_dict(), tmp_path / "four.pth")
+    with pytest.raises(CheckpointError, match=r"four\.pth is a U-Net of 4 bands; expected one of 3"):
+        load_exportable(tmp_path / "four.pth")
+    with pytest.raises(CheckpointError, match=r"U\.pth is a U-Net, which has no attention heads"):
+        load_exportable(tmp_path / "U.pth", (1, 2, 4, 8))

@@ -181,6 +181,16 @@ def test_missing_pixels_are_measured_apart(small: Any) -> None:
     assert 90 < entry["psnr_db"] < 120
 
 
+def test_missing_pixels_are_measured_over_all_tiles(small: Any) -> None:
+    """As INT8's target is, whichever tile is the worst; a batch may hold that alone."""
+    error = np.zeros_like(small.expected[0])
+    error[0] = 2e-5
+    missing = np.broadcast_to(small.tiles.mask > 0, error.shape)
+    share = missing[0].sum() / missing.sum()
+    entry, _ = compared(small, lambda out, edge: (out + error[: len(out)], edge))
+    assert entry["missing_psnr_db"] == pytest.approx(-10 * math.log10(share * 2e-5**2), abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("change", "engine", "said"),
     [

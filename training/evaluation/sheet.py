@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ecea.runtime.masks import Mask
-from ecea.runtime.writer import whole_or_nothing
+from ecea.runtime.writer import written_whole
 from ecea.training.evaluation.methods import Case
 from ecea.training.evaluation.metrics import Scores
 from ecea.training.evaluation.scenes import Unit
@@ -116,7 +116,7 @@ class ContactSheet:
         for index, exhibit in enumerate(self._exhibits):
             _draw_exhibit(sheet, exhibit, _MARGIN + _HEADER + index * block, methods)
         _draw_legend(draw, height - _LEGEND)
-        with whole_or_nothing(path) as temporary:
+        with written_whole(path) as temporary:
             sheet.save(temporary, format="PNG")
 
 

