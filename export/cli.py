@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Version, new_app, numbers, sentences, start
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.stretch import parse_stretch
 
@@ -70,7 +70,7 @@ def export(
             help="Instead of an export: build the plans of this bundle again, for the GPU of this machine.",
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
     version: Version = False,
 ) -> None:
     """Export CHECKPOINT to a bundle that ecea-run can use, and prove that each engine computes what PyTorch does.

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ecea.runtime.command import Version, new_app, numbers, report, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, report, sentences, start
 from ecea.runtime.engine import Engine, by_reason, open_engine, usable_processors
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import OnRows, Result, inpaint
@@ -74,14 +74,12 @@ def run(
     streams: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Tiles computed side by side; default: 2 where threads allow.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
-    ] = None,
+    threads: Threads = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page with figures and pictures.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
     version: Version = False,
 ) -> None:
     """Fill the gaps of SCENE and write a GeoTIFF whose valid pixels are untouched."""

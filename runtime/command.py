@@ -34,6 +34,9 @@ Version = Annotated[
     bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
 ]
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")]
+
 
 def new_app() -> typer.Typer:
     """A command's parser: plain text, ``-h`` as well as ``--help``."""
@@ -72,8 +75,7 @@ def start_script(command: str, work: Callable[..., None]) -> NoReturn:
             work(**arguments)
 
     parameters = [_in_capitals(given) for given in inspect.signature(work, eval_str=True).parameters.values()]
-    debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=debug))
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = new_app()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.profile_page import profile_page
@@ -26,15 +26,13 @@ def profile(
     backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda, openvino or cpu.")] = "auto",
     batch: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes to time.")] = "1",
     runs: Annotated[int, typer.Option(help="Timed runs for each.")] = DEFAULT_RUNS,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
-    ] = None,
+    threads: Threads = None,
     streams: Annotated[int, typer.Option(min=1, max=1024, help="Tiles of a batch computed side by side.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.json|.html", help="Also write it, with every operator."),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
     version: Version = False,
 ) -> None:
     """Time an engine: latency, throughput, stages of a scene, operators."""

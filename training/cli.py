@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ecea.runtime.command import Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import parse_stretch
+from ecea.training.split_options import Folds, Group
 
 if TYPE_CHECKING:
     from ecea.training.trainer import OnStep, Step
@@ -45,13 +46,7 @@ def train(
             help="Where rasters hold nothing to learn from: what they declare, zeros, nowhere.",
         ),
     ] = "nodata",
-    group: Annotated[
-        str,
-        typer.Option(
-            metavar="number|prefix|folder",
-            help="Which files show one scene: SCENE_NUMBER, those alike up to the first _ or -, a folder's.",
-        ),
-    ] = "number",
+    group: Group = "number",
     gaps: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +69,7 @@ def train(
             metavar="clean|filled", help="What the edge map is drawn from: the clean tile, or as ecea-run does."
         ),
     ] = "clean",
-    folds: Annotated[int | None, typer.Option(help="Scenes, sorted by name, are dealt out to so many parts.")] = None,
+    folds: Folds = None,
     fold: Annotated[int | None, typer.Option(help="The part that is held out; the first is 1.")] = None,
     tiles_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="Tiles in an epoch; default: as many as would cover the data.")
@@ -137,14 +132,12 @@ def train(
     precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.")] = "fp32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What computes.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="How many of them, each with a batch of its own.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
-    ] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of everything that is drawn.")] = 0,
     save_every: Annotated[int, typer.Option(metavar="EPOCHS", help="How often a checkpoint is written.")] = 10,
     validation_tiles: Annotated[int, typer.Option(help="Tiles of the held-out part looked at, each time.")] = 64,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
     version: Version = False,
 ) -> None:
     """Train a generator on clean DATA, parts of which are hidden. All defaults are as published."""
@@ -220,12 +213,8 @@ def train(
             _say(line, run.is_main)
         with _progress(run.is_main) as on_step:
             last = run.trainer.run(lambda line: _say(line, run.is_main), on_step)
-        use = (
-            "make a bundle of it with ecea-export"
-            if network == "ecea"
-            else "let a generator refine what it draws (--coarse)"
-        )
-        _say(f"trained     {last}: {use}", run.is_main)
+        or_else = ", or let a generator refine what it draws (--coarse)" if network == "unet" else ""
+        _say(f"trained     {last}: make a bundle of it with ecea-export{or_else}", run.is_main)
 
 
 def main() -> None:

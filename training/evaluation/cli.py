@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import parse_stretch
+from ecea.training.split_options import Folds, Group
 
 COMMAND = "ecea-evaluate"
 
@@ -50,15 +51,9 @@ def evaluate(
         str | None, typer.Option(metavar="W,W,...", help="SLC-off stripes of these widths, px, at random.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random places.")] = 0,
-    folds: Annotated[int | None, typer.Option(help="Scenes, sorted by name, are dealt out to so many parts.")] = None,
+    folds: Folds = None,
     fold: Annotated[int | None, typer.Option(help="The part that is evaluated on; the first is 1.")] = None,
-    group: Annotated[
-        str,
-        typer.Option(
-            metavar="number|prefix|folder",
-            help="Which files show one scene: SCENE_NUMBER, those alike up to the first _ or -, a folder's.",
-        ),
-    ] = "number",
+    group: Group = "number",
     bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of the scenes.")] = "1,2,3",
     stretch: Annotated[
         str | None,
@@ -69,9 +64,7 @@ def evaluate(
     num_heads: Annotated[
         str | None, typer.Option(metavar="A,B,C,D", help="Attention heads of checkpoints, if not 1,2,4,8.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Compute threads; default: all processors.")
-    ] = None,
+    threads: Threads = None,
     published: Annotated[
         bool, typer.Option("--published", help="Also measure whole images drawn anew, as the published figures were.")
     ] = False,
@@ -81,7 +74,7 @@ def evaluate(
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also write a contact sheet.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of tables.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
     version: Version = False,
 ) -> None:
     """Hide parts of clean scenes, fill them with each method, and measure how near the fills come to the truth."""
