@@ -1,5 +1,6 @@
 """The output: a GeoTIFF with all of the scene but its pixels, whole or not at all."""
 
+import errno
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.writer import _AlignedRows, check_destination, geotiff_like, whole_or_nothing
+from ecea.runtime.writer import _AlignedRows, check_destination, geotiff_like, whole_or_nothing, written_whole
 
 CHILD = Path(__file__).with_name("child.py")
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
@@ -292,3 +293,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, threads):
         assert "is the disk full" in run["outcome"]
         assert run["left"] == []
     assert (last["outcome"], last["left"], last["whole"]) == ("done", ["filled.tif"], True)
+
+
+def test_what_stops_a_small_file_is_a_sentence(tmp_path: Path) -> None:
+    """Of a table, a page, a picture: whoever writes it need not say so."""
+    with (
+        pytest.raises(EceaError, match=r"table\.json: cannot be written \(No space left on device\): is the disk full"),
+        written_whole(tmp_path / "table.json") as temporary,
+    ):
+        temporary.write_text("{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
