@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ecea.export.checking import Checker
 from ecea.export.exporter import describe_bundle
-from ecea.export.folder import describe_file, whole_or_nothing, write_manifest
+from ecea.export.folder import check_bundle, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Form, finish
 from ecea.export.from_unet import load_exportable
 from ecea.export.parity import parity_tiles, reference, tile_sources
@@ -65,11 +65,10 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
         compute in. Its ``generator.safetensors`` is a checkpoint.
 
     Raises:
-        RequestError: where the checkpoint cannot be read, or the destination is not named so.
+        RequestError: where the checkpoint cannot be read, or the destination is wrong.
         EceaError: where an engine does not match PyTorch, or the file system refuses; no bundle is written.
     """
-    if destination.suffix != SUFFIX:
-        raise RequestError(f"{destination}: does not end in {SUFFIX}: name the bundle NAME{SUFFIX}")
+    check_bundle(destination, checkpoint)
     try:
         original = load_exportable(checkpoint)
     except CheckpointError as error:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
-from ecea.export.folder import describe_file, sha256, whole_or_nothing, write_manifest
+from ecea.export.folder import check_bundle, describe_file, sha256, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
 from ecea.export.from_unet import load_exportable
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
@@ -30,7 +29,7 @@ from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError, Generator, GeneratorConfig
 from ecea.model.config import RESIDUAL_SCALE
-from ecea.runtime.bundle import MANIFEST_NAME, SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
+from ecea.runtime.bundle import SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import RequestError
 
 ENGINES = ("fp32", "fp16", "int8")
@@ -214,16 +213,7 @@ def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], targe
         raise RequestError(
             f"engine '{', '.join(unknown)}' cannot be exported by this version: expected {' or '.join(ENGINES)}"
         )
-    if target.suffix != SUFFIX:
-        raise RequestError(f"{target}: does not end in {SUFFIX}: name the bundle NAME{SUFFIX}")
-    if not target.parent.is_dir():
-        raise RequestError(f"{target}: the folder {target.parent} does not exist: make it, or name another output")
-    if target.exists() and not (target / MANIFEST_NAME).is_file():
-        raise RequestError(f"{target}: exists and is no bundle: remove it, or name another output")
-    if target.resolve() in checkpoint.resolve().parents:
-        raise RequestError(f"{target}: holds the checkpoint, and would be replaced: name another output")
-    if not os.access(target.parent, os.W_OK):
-        raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
+    check_bundle(target, checkpoint)
 
 
 def describe_bundle(

@@ -10,9 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ecea.runtime.bundle import MANIFEST_NAME, BundleFile
-from ecea.runtime.errors import EceaError
+from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile
+from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.writer import FULL
+
+
+def check_bundle(target: Path, checkpoint: Path) -> None:
+    """Refuse a bundle that cannot be written, or would replace what is none, before any work is done.
+
+    Raises:
+        RequestError: where its name or its folder is wrong, or it is something else, or holds the checkpoint.
+    """
+    if target.suffix != SUFFIX:
+        raise RequestError(f"{target}: does not end in {SUFFIX}: name the bundle NAME{SUFFIX}")
+    if not target.parent.is_dir():
+        raise RequestError(f"{target}: the folder {target.parent} does not exist: make it, or name another output")
+    if target.exists() and not (target / MANIFEST_NAME).is_file():
+        raise RequestError(f"{target}: exists and is no bundle: remove it, or name another output")
+    if target.resolve() in checkpoint.resolve().parents:
+        raise RequestError(f"{target}: holds the checkpoint, and would be replaced: name another output")
+    if not os.access(target.parent, os.W_OK):
+        raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
 
 
 @contextmanager
@@ -27,6 +45,8 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         temporary.rename(target)
+    except BrokenPipeError:  # of what is said meanwhile; no file is to blame
+        raise
     except OSError as error:
         raise EceaError(f"{target}: cannot be written ({error.strerror or error}): {FULL}") from error
     finally:

@@ -53,25 +53,30 @@ def before_after(
         ``png_path``. The picture is twice as wide as a half, plus :data:`DIVIDER`.
 
     Raises:
-        RequestError: a scene cannot be read, or their sizes differ.
+        RequestError: a scene cannot be read, their sizes differ, or one would be replaced.
         EceaError: the picture cannot be encoded or written.
     """
-    before, after = _read(before_path, bands), _read(after_path, bands)
-    if before.shape != after.shape:
+    png = Path(png_path)
+    for path in (before_path, after_path):
+        if png.exists() and png.samefile(path):
+            raise RequestError(f"{png}: is one of the scenes, and would be replaced: name another picture")
+    (before, size), (after, other) = _read(before_path, bands), _read(after_path, bands)
+    if size != other:
         raise RequestError(
-            f"{after_path}: is {after.shape[2]} x {after.shape[1]} px as shown, {before_path} is "
-            f"{before.shape[2]} x {before.shape[1]}: give two scenes of the same size"
+            f"{after_path}: is {other[1]} x {other[0]} px, {before_path} is {size[1]} x {size[0]}: give two scenes of "
+            "the same size"
         )
     limits = _percentiles(before) if stretch is None else [stretch] * 3
     halves = [_label(_colours(before, limits), "before"), _label(_colours(after, limits), "after")]
     divider = np.full((before.shape[1], DIVIDER, 3), 255, dtype=np.uint8)
-    return _write_png(Path(png_path), np.concatenate([halves[0], divider, halves[1]], axis=1))
+    return _write_png(png, np.concatenate([halves[0], divider, halves[1]], axis=1))
 
 
-def _read(path: str | Path, bands: tuple[int, int, int]) -> NDArray[np.float64]:
-    """The three bands as (3, H, W) float64, NaN in every band where any has no valid value."""
+def _read(path: str | Path, bands: tuple[int, int, int]) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """The three bands as (3, H, W) float64, NaN in all where any has no valid value; and the scene's own size."""
     try:
         with rasterio.open(path) as scene:
+            whole = scene.height, scene.width
             shrink = max(scene.height, scene.width, LONGEST_SIDE) / LONGEST_SIDE
             size = (3, max(1, round(scene.height / shrink)), max(1, round(scene.width / shrink)))
             values = scene.read(bands, out_shape=size).astype(np.float64)
@@ -81,7 +86,7 @@ def _read(path: str | Path, bands: tuple[int, int, int]) -> NDArray[np.float64]:
             f"{path}: cannot be read as a raster with the bands {', '.join(map(str, bands))} ({error}): give another"
         ) from error
     valid &= np.isfinite(values)
-    return np.where(valid.all(axis=0), values, np.nan)
+    return np.where(valid.all(axis=0), values, np.nan), whole
 
 
 def _percentiles(values: NDArray[np.float64]) -> Limits:

@@ -286,6 +286,7 @@ def write_sample_scene(
     """
     if dtype not in ENCODINGS:
         raise ValueError(f"a sample scene cannot be written as {dtype!r}: choose one of {', '.join(ENCODINGS)}")
+    check_destination(Path(path))
     outside = collar(height, width)
     across, along = swath_size(height, width)
     # A gap of the left half on the upper side keeps slivers of land, one row high, from standing along it.

@@ -168,6 +168,8 @@ def write_land(archives: Path, folder: Path, found: Sequence[Found] = FOUND) -> 
         RequestError: where no archive is there, or one does not hold what it should, or the folder cannot be made.
         EceaError: where a file cannot be written.
     """
+    if not archives.is_dir():
+        raise RequestError(f"{archives}: is no folder: name one that holds archives")
     entries, scenes = [], []
     for wanted in found:
         path = archives / f"{wanted.archive}.tar.gz"

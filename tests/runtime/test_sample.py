@@ -261,6 +261,6 @@ def test_a_scene_without_a_valid_pixel_is_drawn_as_such(tmp_path: Path) -> None:
 def test_scenes_of_two_sizes_are_refused(tmp_path: Path) -> None:
     one = write_bands(tmp_path / "one.tif", np.ones((3, 60, 90), dtype=np.uint8))
     other = write_bands(tmp_path / "other.tif", np.ones((3, 60, 91), dtype=np.uint8))
-    with pytest.raises(RequestError, match=r"other.tif: is 91 x 60 px as shown, .*one.tif is 90 x 60"):
+    with pytest.raises(RequestError, match=r"other.tif: is 91 x 60 px, .*one.tif is 90 x 60"):
         before_after(one, other, tmp_path / "p.png")
     assert not (tmp_path / "p.png").exists()
