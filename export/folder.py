@@ -12,7 +12,7 @@ from typing import Any
 
 from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.writer import FULL
+from ecea.runtime.writer import WHY_NOT_WRITTEN
 
 
 def check_bundle(target: Path, checkpoint: Path) -> None:
@@ -48,7 +48,7 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
     except BrokenPipeError:  # of what is said meanwhile; no file is to blame
         raise
     except OSError as error:
-        raise EceaError(f"{target}: cannot be written ({error.strerror or error}): {FULL}") from error
+        raise EceaError(f"{target}: cannot be written ({error.strerror or error}): {WHY_NOT_WRITTEN}") from error
     finally:
         if old.exists() and not target.exists():
             old.rename(target)

@@ -53,10 +53,11 @@ def before_after(
         ``png_path``. The picture is twice as wide as a half, plus :data:`DIVIDER`.
 
     Raises:
-        RequestError: a scene cannot be read, their sizes differ, or one would be replaced.
+        RequestError: a scene cannot be read, their sizes differ, one would be replaced, or the picture has no place.
         EceaError: the picture cannot be encoded or written.
     """
     png = Path(png_path)
+    check_destination(png)
     for path in (before_path, after_path):
         if png.exists() and png.samefile(path):
             raise RequestError(f"{png}: is one of the scenes, and would be replaced: name another picture")
@@ -124,7 +125,6 @@ def _write_png(path: Path, picture: Bytes) -> Path:
     done, data = cv2.imencode(".png", picture)
     if not done:
         raise EceaError(f"{path}: OpenCV could not encode a picture of {picture.shape[1]} x {picture.shape[0]} px")
-    check_destination(path)
     with written_whole(path) as temporary:
         temporary.write_bytes(data.tobytes())
     return path

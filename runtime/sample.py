@@ -282,11 +282,14 @@ def write_sample_scene(
 
     Raises:
         ValueError: ``dtype`` is not one of those, or the sides are too unlike for a turned swath.
-        EceaError: where a file cannot be written.
+        RequestError: a destination cannot be written, found before anything is drawn.
+        EceaError: a file could not be written.
     """
     if dtype not in ENCODINGS:
         raise ValueError(f"a sample scene cannot be written as {dtype!r}: choose one of {', '.join(ENCODINGS)}")
-    check_destination(Path(path))
+    for destination in (path, truth_path):
+        if destination is not None:
+            check_destination(Path(destination))
     outside = collar(height, width)
     across, along = swath_size(height, width)
     # A gap of the left half on the upper side keeps slivers of land, one row high, from standing along it.
@@ -331,7 +334,6 @@ def _write(path: Path, values: NDArray[np.generic], title: str) -> None:
         "predictor": 3 if values.dtype.kind == "f" else 2,
         "photometric": "RGB",
     }
-    check_destination(path)
     with written_whole(path) as temporary, rasterio.open(temporary, "w", **profile) as scene:
         scene.write(values)
         scene.descriptions = _BANDS

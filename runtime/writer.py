@@ -42,7 +42,7 @@ def check_destination(destination: Path) -> None:
         raise RequestError(f"{destination}: the folder {folder} may not be written: name another output")
 
 
-FULL = "is the disk full, or no file allowed there?"
+WHY_NOT_WRITTEN = "is the disk full, or no file allowed there?"
 """What to look at where a file could not be written."""
 
 
@@ -83,7 +83,7 @@ def written_whole(destination: Path, also: tuple[type[Exception], ...] = ()) -> 
             yield temporary
         except (rasterio.errors.RasterioError, OSError, *also) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise EceaError(f"{destination}: cannot be written ({reason}): {FULL}") from error
+            raise EceaError(f"{destination}: cannot be written ({reason}): {WHY_NOT_WRITTEN}") from error
 
 
 @contextmanager
@@ -125,7 +125,9 @@ def _writing(destination: Path) -> Iterator[None]:
     try:
         yield
     except (rasterio.errors.RasterioError, OSError) as error:
-        raise EceaError(f"{destination.parent}: the output cannot be written there ({error}): {FULL}") from error
+        raise EceaError(
+            f"{destination.parent}: the output cannot be written there ({error}): {WHY_NOT_WRITTEN}"
+        ) from error
 
 
 class _AlignedRows:
