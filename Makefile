@@ -30,11 +30,12 @@ demo: $(READY)
 	@echo "What fills is a U-Net that was trained for some hours on other land, without ECEA's own generator, of which no"
 	@echo "trained one is here: docs/training.md says how good that is, scene by scene."
 
+# Two processes, however many cores there are: each takes up to 4 GB.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal
 
 all-tests: $(READY)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal
 
 # The folders as the package that they install as: nothing is installed where PyTorch is one for CUDA.
 LINKS := build/links

@@ -24,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from ecea.kernels.ahead_of_time import assemble
+from ecea.runtime.command import start_script
 
 LOG2E = math.log2(math.e)
 HEAD_DIM = 64
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start_script("python benchmarks/gpu_warp_specialized.py", main)

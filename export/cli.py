@@ -83,7 +83,7 @@ def export(
             "bands": numbers(bands, "bands"),
             "stretch": parse_stretch(stretch) if stretch is not None else None,
         }
-        heads = numbers(num_heads, "heads")
+        heads = numbers(num_heads, "heads", "1,2,4,8")
         scenes = [Path(scene) for scene in calibrate or []]
         if checkpoint is None and rebuild_plans is None:
             raise RequestError(f"Missing argument 'CHECKPOINT', or --rebuild-plans NAME.ecea: see {COMMAND} -h")
@@ -98,7 +98,7 @@ def export(
             from ecea.export.exporter import ENGINES, below_target, export_bundle
             from ecea.export.plans.bundling import DEFAULT_BATCHES
             from ecea.export.plans.rebuild import rebuild_plans as rebuild
-            from ecea.export.table import print_engines
+            from ecea.export.table import print_bundle
         except ImportError as error:
             raise RequestError(
                 f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
@@ -119,9 +119,7 @@ def export(
                 batches=batch or DEFAULT_BATCHES,
                 say=_say,
             )
-        print_engines(bundle)
-        size = sum(path.stat().st_size for path in bundle.path.iterdir())
-        _say(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB")
+        print_bundle(bundle)
         shortfall = below_target(bundle) if checkpoint is not None else None
         if shortfall and not allow_below_target:
             raise EceaError(shortfall)

@@ -25,13 +25,15 @@ from ecea.export.checking import Checker
 from ecea.export.exporter import describe_bundle
 from ecea.export.folder import check_bundle, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Form, finish
-from ecea.export.from_unet import load_exportable
+from ecea.export.from_unet import load_exportable, what_draws
 from ecea.export.parity import parity_tiles, reference, tile_sources
+from ecea.export.passes import SIMPLIFYING, optimize
 from ecea.export.precision import half_storage
 from ecea.export.say import Say
+from ecea.export.table import print_bundle
 from ecea.export.trace import trace
 from ecea.export.weights import IN_MODEL
-from ecea.model import CheckpointError, load_generator
+from ecea.model import CheckpointError
 from ecea.runtime.bundle import SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.command import start_script
 from ecea.runtime.errors import RequestError
@@ -76,14 +78,16 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
     with whole_or_nothing(destination) as folder:
         weights = folder / WEIGHTS
         # Not save_file, whose files only their owner may read.
-        weights.write_bytes(save({name: _rounded(tensor) for name, tensor in original.state_dict().items()}))
-        generator = load_generator(weights, original.config.num_heads)
+        drawing = what_draws(original)
+        weights.write_bytes(save({name: _rounded(tensor) for name, tensor in drawing.state_dict().items()}))
+        generator = load_exportable(weights, original.config.num_heads if drawing is original else None)
         with tile_sources([], generator.config.img_size, {}) as sources:
             tiles = parity_tiles(sources)
         expected = reference(generator, tiles)
         check = Checker(folder, generator, tiles, expected, say)
         records = []
         model = trace(generator, fold=False)
+        optimize(model, SIMPLIFYING)
         InlinePass()(model)
         half_storage(model)
         finish(model)
@@ -177,7 +181,7 @@ def _key(data: bytes, shape: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
 
 def main(checkpoint: Path, bundle: Annotated[Path, typer.Argument(metavar=f"NAME{SUFFIX}")]) -> None:
     """Export CHECKPOINT, a generator's or a U-Net's, to a bundle whose weights are one file of FP16."""
-    export_compact(checkpoint, bundle, say=print)
+    print_bundle(export_compact(checkpoint, bundle, say=print))
 
 
 if __name__ == "__main__":

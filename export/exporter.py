@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
 from ecea.export.folder import check_bundle, describe_file, sha256, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
-from ecea.export.from_unet import load_exportable
+from ecea.export.from_unet import load_exportable, what_draws
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
 from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
 from ecea.export.passes import PASSES, SIMPLIFYING, optimize
@@ -28,7 +27,6 @@ from ecea.export.say import Say
 from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError, Generator, GeneratorConfig
-from ecea.model.config import RESIDUAL_SCALE
 from ecea.runtime.bundle import SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import RequestError
 
@@ -238,11 +236,7 @@ def describe_bundle(
 
 
 def _count_parameters(generator: Generator) -> int:
-    """Of what is exported: the U-Net alone, where the generator behind it adds nothing."""
-    drawing: torch.nn.Module = generator
-    if generator.coarse is not None and not generator.get_buffer(RESIDUAL_SCALE).any():
-        drawing = generator.coarse
-    return sum(parameter.numel() for parameter in drawing.parameters())
+    return sum(parameter.numel() for parameter in what_draws(generator).parameters())
 
 
 def _describe(names: Sequence[str], channels: Sequence[int], size: int) -> list[dict[str, Any]]:

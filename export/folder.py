@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,12 @@ def check_bundle(target: Path, checkpoint: Path) -> None:
         raise RequestError(f"{target}: exists and is no bundle: remove it, or name another output")
     if target.resolve() in checkpoint.resolve().parents:
         raise RequestError(f"{target}: holds the checkpoint, and would be replaced: name another output")
-    if not os.access(target.parent, os.W_OK):
-        raise RequestError(f"{target}: the folder {target.parent} may not be written: name another output")
+    try:  # what may be written is not always what can be: a full disk, /proc
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.resolve().parent).cleanup()
+    except OSError as error:
+        raise RequestError(
+            f"{target}: the folder {target.parent} cannot be written ({error.strerror}): name another output"
+        ) from error
 
 
 @contextmanager

@@ -28,13 +28,18 @@ def load_exportable(path: str | PathLike[str], num_heads: Sequence[int] | None =
         CheckpointError: where it is neither's, or a U-Net's of other than three bands or with ``num_heads``.
     """
     network = load_network(path, num_heads)
-    if isinstance(network, Generator):
-        return network
-    if network.bands != 3:
+    if isinstance(network, UNet) and network.bands != 3:
         raise CheckpointError(f"{path} is a U-Net of {network.bands} bands; expected one of 3: train another")
-    if num_heads is not None:
+    if isinstance(network, UNet) and num_heads is not None:
         raise CheckpointError(f"{path} is a U-Net, which has no attention heads: leave their numbers out")
-    return generator_from_unet(network)
+    return generator_from_unet(network) if isinstance(network, UNet) else network
+
+
+def what_draws(generator: Generator) -> Generator | UNet:
+    """The network that a generator's pictures come from: the U-Net before it, where it adds nothing itself."""
+    if generator.coarse is not None and not generator.get_buffer(RESIDUAL_SCALE).any():
+        return generator.coarse
+    return generator
 
 
 def generator_from_unet(unet: UNet) -> Generator:

@@ -1,4 +1,4 @@
-"""What an export came to, as a table."""
+"""What an export came to, printed."""
 
 from rich.console import Console
 from rich.table import Table
@@ -8,8 +8,8 @@ from ecea.runtime.bundle import Bundle
 _COLUMNS = ("engine", "file", "run on", "MB", "times PyTorch", "largest error", "dB in gaps", "layers in INT8")
 
 
-def print_engines(bundle: Bundle) -> None:
-    """Print a line for each engine file, backend and arithmetic that was measured, on stdout.
+def print_bundle(bundle: Bundle) -> None:
+    """Print a line for each engine file, backend and arithmetic that was measured, and one for the bundle, on stdout.
 
     The size is that of the file with the weights that it shares with the other forms of its engine; the error and the
     accuracy are those of the filled image.
@@ -35,6 +35,8 @@ def print_engines(bundle: Bundle) -> None:
             )
     # Into a file or a pipe, no narrower than it needs.
     Console(width=None if Console().is_terminal else 140).print(table)
+    size = sum(path.stat().st_size for path in bundle.path.iterdir())
+    print(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB", flush=True)
 
 
 def _quantized(layers: list[dict[str, str]]) -> str:

@@ -130,7 +130,7 @@ def _generator(
     with torch.device("meta"):
         generator = Generator(config, attention)
     expected = generator.state_dict()
-    _check_tensors(path, state, expected)
+    _check_tensors(path, state, expected, "generator", "give a checkpoint of the published network")
     owned = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in expected.items()}
     generator.load_state_dict(owned, assign=True)
     return generator.eval()
@@ -140,14 +140,13 @@ def _unet(path: Path, state: Mapping[str, Tensor]) -> UNet:
     if any(name.startswith(COARSE) for name in state):
         state = {name.removeprefix(COARSE): tensor for name, tensor in state.items() if name.startswith(COARSE)}
     try:
-        if not all(tensor.is_floating_point() for tensor in state.values()):
-            raise TypeError
+        if not _is_unet(state):
+            raise KeyError
         found = len(state["last.bias"])
         widths = unet_widths({name: tuple(tensor.shape) for name, tensor in state.items()})
         # Without memory of its own, which a damaged file might ask for without end.
         with torch.device("meta"):
             unet = UNet(found, widths)
-        unet.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of a U-Net; expected one that ecea-train --network unet wrote, such as "
@@ -158,10 +157,8 @@ def _unet(path: Path, state: Mapping[str, Tensor]) -> UNet:
             f"{path} is a U-Net of {len(widths)} levels; expected {MOST_COARSE_LEVELS} at most, for any tile: train "
             "another"
         )
-    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
-        raise CheckpointError(
-            f"{path} holds a NaN or an infinity in {damaged[0]}; expected numbers: take an earlier checkpoint"
-        )
+    _check_tensors(path, state, unet.state_dict(), "U-Net", "give a checkpoint that ecea-train --network unet wrote")
+    unet.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return unet.eval()
 
 
@@ -257,7 +254,9 @@ def _is_dense(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
-def _check_tensors(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_tensors(
+    path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], network: str, advice: str
+) -> None:
     """Raise one sentence on every tensor that is absent, surplus, of another shape or type, or not finite."""
     missing = [repr(name) for name in expected if name not in state]
     surplus = [repr(name) for name in state if name not in expected]
@@ -270,13 +269,12 @@ def _check_tensors(path: Path, state: Mapping[str, Tensor], expected: Mapping[st
     if missing:
         faults.append(f"lacks {_first_few(missing)}")
     if surplus:
-        faults.append(f"holds {_first_few(surplus)}, which the generator does not have")
+        faults.append(f"holds {_first_few(surplus)}, which the {network} does not have")
     if unlike:
         faults.append(f"differs in {_first_few(unlike)}")
     if faults:
         raise CheckpointError(
-            f"{path} {'; '.join(faults)}; expected the {len(expected)} tensors of an ECEA generator: give a "
-            "checkpoint of the published network"
+            f"{path} {'; '.join(faults)}; expected the {len(expected)} tensors of an ECEA {network}: {advice}"
         )
     wild = [repr(name) for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if wild:

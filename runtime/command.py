@@ -158,8 +158,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
-def numbers(text: str | None, what: str) -> tuple[int, ...] | None:
-    """Read ``3,2,1``.
+def numbers(text: str | None, what: str, example: str = "3,2,1") -> tuple[int, ...] | None:
+    """Read a list such as the example.
 
     Raises:
         RequestError: where it is not integers.
@@ -169,7 +169,7 @@ def numbers(text: str | None, what: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise RequestError(f"{what} '{text}' is not a list of integers: expected one such as 3,2,1") from error
+        raise RequestError(f"{what} '{text}' is not a list of integers: expected one such as {example}") from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

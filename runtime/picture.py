@@ -53,10 +53,13 @@ def before_after(
         ``png_path``. The picture is twice as wide as a half, plus :data:`DIVIDER`.
 
     Raises:
-        RequestError: a scene cannot be read, their sizes differ, one would be replaced, or the picture has no place.
+        RequestError: a scene cannot be read, their sizes differ, one would be replaced, or the picture has no place or
+            another name than a PNG's.
         EceaError: the picture cannot be encoded or written.
     """
     png = Path(png_path)
+    if png.suffix.lower() != ".png":
+        raise RequestError(f"{png}: does not end in .png: name the picture NAME.png")
     check_destination(png)
     for path in (before_path, after_path):
         if png.exists() and png.samefile(path):

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ecea.model import Generator
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # where two run at once, PyTorch's threads would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 GOLDEN_NETWORKS = ("network_s64", "network_s128", "network_default")
 
 

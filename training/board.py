@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run: scalars by step, and a grid of pictures by epoch."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,12 @@ class Board:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._writer = SummaryWriter(str(folder / _LOGS), purge_step=step + 1 if step else None)
+        self._folder, self._step = folder / _LOGS, step
+
+    @functools.cached_property
+    def _writer(self) -> SummaryWriter:
+        """Makes the folder: not before there is something to write, or a run that fails at once leaves it empty."""
+        return SummaryWriter(str(self._folder), purge_step=self._step + 1 if self._step else None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each curve."""
@@ -36,7 +42,8 @@ class Board:
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        if "_writer" in self.__dict__:
+            self._writer.close()
 
 
 def picture_grid(batch: Batch, made: Tensor, made_edge: Tensor) -> Tensor:

@@ -157,8 +157,8 @@ def train(
             config=GeneratorConfig(
                 img_size=image_size,
                 embed_dim=embed_dim,
-                depth=_integers(depth, "depth"),
-                num_heads=_integers(num_heads, "heads"),
+                depth=_integers(depth, "depth", "1,2,3,4"),
+                num_heads=_integers(num_heads, "heads", "1,2,4,8"),
                 refine=refine,
             ),
             network=network,
@@ -182,7 +182,7 @@ def train(
         )
         request = DataRequest(
             data,
-            bands=_integers(bands, "bands"),
+            bands=_integers(bands, "bands", "3,2,1"),
             stretch=parse_stretch(stretch) if stretch is not None else None,
             mask=mask,
             group=group,
@@ -222,8 +222,8 @@ def main() -> None:
     start(app, COMMAND)
 
 
-def _integers(text: str, what: str) -> tuple[int, ...]:
-    return numbers(text, what) or ()
+def _integers(text: str, what: str, example: str) -> tuple[int, ...]:
+    return numbers(text, what, example) or ()
 
 
 def _say(line: str, wanted: bool) -> None:

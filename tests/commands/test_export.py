@@ -81,7 +81,7 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
     [
         (("-o", "site.onnx"), "site.onnx: does not end in .ecea"),
         (("--num-heads", "1,2,4"), "give the heads that it was trained with (num_heads, --num-heads A,B,C,D)"),
-        (("--num-heads", "few"), "heads 'few' is not a list of integers"),
+        (("--num-heads", "few"), "heads 'few' is not a list of integers: expected one such as 1,2,4,8"),
         (("--calibrate", "absent.tif"), "absent.tif: no such file"),
         (("--batch", "0"), "a batch of 0 tiles is impossible: expected 1 to 1024"),
         (("--batch", "1000000"), "a batch of 1000000 tiles is impossible: expected 1 to 1024"),

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
 
 MODULES = {
     "ecea.runtime.sample": ("a.tif",),
@@ -50,6 +50,8 @@ def test_help_and_wrong_arguments(module: str, tmp_path: Path) -> None:
         ("ecea.runtime.sample", ("no/a.tif",), "no/a.tif: the folder no does not exist"),
         ("ecea.runtime.sample", ("/dev/full",), "/dev/full: is a device or a pipe"),
         ("ecea.runtime.picture", ("a.tif", "b.tif", "c.png"), "a.tif: cannot be read as a raster"),
+        ("ecea.runtime.picture", ("a.tif", "b.tif", "c.jpg"), "c.jpg: does not end in .png"),
+        ("ecea.export.compact", ("a.pth", "/proc/b.ecea"), "/proc/b.ecea: the folder /proc cannot be written ("),
         ("ecea.export.compact", ("a.pth", "b"), "b: does not end in .ecea"),
         ("ecea.export.compact", ("a.pth", "b.ecea"), "a.pth does not exist"),
         ("ecea.export.compact", ("a.pth", "no/b.ecea"), "no/b.ecea: the folder no does not exist"),
@@ -101,12 +103,10 @@ def test_a_compact_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
 
 
 def test_a_picture_replaces_no_scene_and_tells_sizes_apart_that_look_alike(tmp_path: Path) -> None:
-    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": 1600, "transform": from_origin(0, 0, 30, 30)}
-    for name, width in (("a.tif", 1600), ("b.tif", 1601)):
-        with rasterio.open(tmp_path / name, "w", width=width, **profile):
-            pass
-    module, before = "ecea.runtime.picture", (tmp_path / "a.tif").read_bytes()
-    assert "a.tif: is one of the scenes" in sentence(start(tmp_path, module, "a.tif", "a.tif", "a.tif"), module)
-    assert (tmp_path / "a.tif").read_bytes() == before
-    refused = sentence(start(tmp_path, module, "a.tif", "b.tif", "c.png"), module)
-    assert refused.startswith("b.tif: is 1601 x 1600 px, a.tif is 1600 x 1600")
+    for name, width in (("a.png", 1600), ("b.tif", 1601)):
+        cv2.imwrite(str(tmp_path / name), np.zeros((1600, width, 3), np.uint8))
+    module, before = "ecea.runtime.picture", (tmp_path / "a.png").read_bytes()
+    assert "a.png: is one of the scenes" in sentence(start(tmp_path, module, "a.png", "a.png", "a.png"), module)
+    assert (tmp_path / "a.png").read_bytes() == before
+    refused = sentence(start(tmp_path, module, "a.png", "b.tif", "c.png"), module)
+    assert refused.startswith("b.tif: is 1601 x 1600 px, a.png is 1600 x 1600")

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ecea.export.compact import WEIGHTS, export_compact, refer_to
-from ecea.model import GeneratorConfig, load_generator
+from ecea.export.from_unet import TILE
+from ecea.model import GeneratorConfig, UNet, load_generator, load_unet
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.engine import open_engine
@@ -54,6 +55,24 @@ def test_its_engines_compute_what_the_rounded_checkpoint_does(backend: str, comp
         with open_engine(compact.path, engine=engine, backend=backend) as opened:
             out, _ = opened.infer(image * (1 - mask), edge, mask)
         assert out == pytest.approx(expected, abs=1e-5 if engine == "fp32" else 3e-2)
+
+
+def test_of_a_u_net_the_u_net_alone_is_stored(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    unet = UNet(3, (4, 6, 8)).eval()
+    torch.nn.init.normal_(unet.last.weight, std=0.3)
+    torch.save(unet.state_dict(), tmp_path / "U.pth")
+    bundle = export_compact(tmp_path / "U.pth", tmp_path / "U.ecea")
+    assert load_unet(bundle.path / WEIGHTS, 3).widths == (4, 6, 8)
+    assert load_file(bundle.path / WEIGHTS).keys() == unet.state_dict().keys()
+    mask = torch.zeros(1, 1, TILE, TILE)
+    mask[..., 40:48, :] = 1
+    image, edge = torch.rand(1, 3, TILE, TILE) * (1 - mask), torch.zeros(1, 1, TILE, TILE)
+    with torch.inference_mode():
+        expected = load_unet(bundle.path / WEIGHTS, 3)(image, edge, mask)[0].numpy()
+    for backend in ("openvino", "cpu"):
+        with open_engine(bundle.path, engine="fp32", backend=backend) as opened:
+            assert opened.infer(image.numpy(), edge.numpy(), mask.numpy())[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_weights_of_another_generator_are_refused(compact: Bundle, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ecea.export import exporter
 from ecea.export.cli import app
 from ecea.export.exporter import below_target
 from ecea.export.parity import tile_sources
-from ecea.export.table import print_engines
+from ecea.export.table import print_bundle
 from ecea.export.trace import OUTPUTS
 from ecea.runtime.backends import BACKENDS, Settings
 from ecea.runtime.bundle import Bundle, read_bundle
@@ -126,8 +126,9 @@ def test_arithmetic_is_what_was_measured(manifest: dict[str, Any]) -> None:
 
 
 def test_the_table_has_a_line_for_each_measurement(exported: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    print_engines(exported)
-    head, *lines = capsys.readouterr().out.splitlines()
+    print_bundle(exported)
+    head, *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"bundle      {exported.path}: {', '.join(exported.engine_names)}; ")
     assert re.split(r" {2,}", head.strip()) == [
         "engine", "file", "run on", "MB", "times PyTorch", "largest error", "dB in gaps", "layers in INT8",
     ]  # fmt: skip

@@ -221,6 +221,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(patches: P
     assert not (output / "G_4.pth").exists()
 
 
+def test_a_loss_that_is_no_number_from_the_first_leaves_nothing(patches: Path, tmp_path: Path) -> None:
+    trainer = prepare(options(), DataRequest([str(patches)]), tmp_path / "out", device="cpu").trainer
+    next(trainer.generator.parameters()).data.fill_(float("nan"))
+    with pytest.raises(EceaError, match=r"epoch 1, batch 1: .* is nan .*: there is no checkpoint yet"):
+        trainer.run(lambda line: None, lambda step: None)
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_only_the_same_run_is_resumed(patches: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     run(options(epochs=2), patches, output)

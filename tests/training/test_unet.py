@@ -169,10 +169,12 @@ def test_what_is_no_unet_is_refused(patches: Path, tmp_path: Path) -> None:
     broken = UNet()
     torch.nn.init.constant_(broken.last.bias, float("nan"))
     torch.save(broken.state_dict(), tmp_path / "nan.pth")
-    with pytest.raises(CheckpointError, match=r"nan\.pth holds a NaN or an infinity in last\.bias"):
+    with pytest.raises(
+        CheckpointError, match=r"nan\.pth holds a NaN or an infinity in 'last\.bias'; .* training diverged"
+    ):
         load_unet(tmp_path / "nan.pth", 3)
     torch.save(UNet().state_dict() | {"last.bias": torch.zeros(3, dtype=torch.int64)}, tmp_path / "whole.pth")
-    with pytest.raises(CheckpointError, match=r"whole\.pth is not the checkpoint of a U-Net"):
+    with pytest.raises(CheckpointError, match=r"whole\.pth differs in 'last\.bias' is int64 \[3\], expected float32"):
         load_unet(tmp_path / "whole.pth", 3)
     assert not (tmp_path / "out").exists()
 
@@ -185,8 +187,18 @@ def test_a_unet_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds 'down\.0\.conv1\.bias' with 100000000 elements in a file of"):
         load_unet(tmp_path / "view.pth", 3)
     torch.save(state | {"down.0.conv1.bias": torch.zeros(1_000_000)}, tmp_path / "wide.pth")
-    with pytest.raises(CheckpointError, match=r"wide\.pth is not the checkpoint of a U-Net"):
+    with pytest.raises(CheckpointError, match=r"wide\.pth differs in 'first\.weight' is float32 \[24, 4, 3, 3\]"):
         load_unet(tmp_path / "wide.pth", 3)
+
+
+def test_a_tensor_too_few_or_too_many_is_named(tmp_path: Path) -> None:
+    state = UNet(widths=(4, 8)).state_dict()
+    torch.save({name: tensor for name, tensor in state.items() if name != "up.0.skip.bias"}, tmp_path / "few.pth")
+    with pytest.raises(CheckpointError, match=r"few\.pth lacks 'up\.0\.skip\.bias'; expected the \d+ tensors of an"):
+        load_unet(tmp_path / "few.pth", 3)
+    torch.save(state | {"up.1.conv1.bias": torch.zeros(3)}, tmp_path / "many.pth")
+    with pytest.raises(CheckpointError, match=r"many\.pth holds 'up\.1\.conv1\.bias', which the U-Net does not have"):
+        load_unet(tmp_path / "many.pth", 3)
 
 
 def test_a_unet_is_no_generator(tmp_path: Path) -> None:

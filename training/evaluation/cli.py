@@ -100,7 +100,7 @@ def evaluate(
             stretch=parse_stretch(stretch) if stretch is not None else None,
             engine=engine,
             backend=backend,
-            num_heads=numbers(num_heads, "heads"),
+            num_heads=numbers(num_heads, "heads", "1,2,4,8"),
             threads=threads,
             published=published,
             outputs=output or [],

@@ -214,7 +214,7 @@ def test_an_export_builds_plans_where_it_can(
     exporter.export_bundle(small.checkpoint, path, engines=["fp16"], batches=[1])
     (entry,) = plans(path).values()
     assert [output["against"] for output in entry["parity"]] == ["PyTorch", "PyTorch"]
-    importlib.import_module("ecea.export.table").print_engines(read_bundle(path))
+    importlib.import_module("ecea.export.table").print_bundle(read_bundle(path))
 
 
 def test_an_export_without_tensorrt_says_why_there_are_no_plans(
