@@ -97,13 +97,14 @@ class Generator(nn.Module):
         self.coarse = UNet(config.out_c, config.coarse) if config.coarse else None
         self.train()  # modules are made in training mode, but without asking the method below
 
-    def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, edge: Tensor, mask: Tensor, smooth: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Inpaint a batch of tiles.
 
         Args:
             image: (B, in_c - 1, S, S) float, [0, 1], 0 where missing; S is ``config.img_size``.
             edge: (B, 1, S, S) float, [0, 1], the edge map.
             mask: (B, 1, S, S) float, 1 where missing, else 0.
+            smooth: the smooth fill of the image, which a refining generator else makes itself; for who has it already.
 
         Returns:
             The image (B, out_c, S, S) and its edge map (B, 1, S, S), values in (0, tanh 1 = 0.7616): the
@@ -112,7 +113,9 @@ class Generator(nn.Module):
         """
         if not self.config.refine:
             return self._draw(image, edge, mask)
-        filled = smooth_fill(image, mask) if self.coarse is None else self.coarse(image, edge, mask)[0]
+        filled = smooth_fill(image, mask) if smooth is None else smooth
+        if self.coarse is not None:
+            filled = self.coarse(image, edge, mask, filled)[0]
         level, contrast = level_and_contrast(filled)
         drawn, out_edge = self._draw((filled - level) / contrast, edge, mask)
         return (filled + self.residual_scale * contrast * (drawn - NEUTRAL)).clamp(0, 1), out_edge

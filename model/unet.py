@@ -41,15 +41,16 @@ class UNet(nn.Module):
         assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, edge: Tensor, mask: Tensor, smooth: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`ecea.model.Generator.forward`, for S a multiple of ``2 ** (levels - 1)``; the edge map is not used.
 
         Args:
             image: (B, bands, S, S), [0, 1], 0 where missing.
             edge: (B, 1, S, S), given back as it is.
             mask: (B, 1, S, S), 1 where missing, else 0.
+            smooth: the smooth fill of the image; made here where it is not given.
         """
-        filled = smooth_fill(image, mask)
+        filled = smooth_fill(image, mask) if smooth is None else smooth
         level, contrast = level_and_contrast(filled)
         change = self._draw(torch.cat([(filled - level) / contrast, mask], dim=1))
         return (filled + contrast * change).clamp(0, 1), edge

@@ -90,8 +90,9 @@ class Pair:
         Raises:
             Diverged: where a loss is not finite; nothing was learned then.
         """
-        made, made_edge = self._generator(batch["image"], batch["edge"], batch["mask"])
-        terms = self._terms(batch, made, made_edge)
+        smooth = smooth_fill(batch["image"], batch["mask"]) if self._options.weights.relative else None
+        made, made_edge = self._generator(batch["image"], batch["edge"], batch["mask"], smooth)
+        terms = self._terms(batch, made, made_edge, smooth)
         loss = losses.total(terms, self._options.weights)
         self._check(loss, "generator", terms, batch)
         self._learn(self._generator, self._generator_optimizer, loss, rate)
@@ -125,7 +126,7 @@ class Pair:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
-    def _terms(self, batch: Batch, made: Tensor, made_edge: Tensor) -> dict[str, Tensor]:
+    def _terms(self, batch: Batch, made: Tensor, made_edge: Tensor, smooth: Tensor | None) -> dict[str, Tensor]:
         """The terms of the generator's loss that there are, unweighted."""
         target = self._wanted(batch)
         terms: dict[str, Tensor] = {}
@@ -139,8 +140,7 @@ class Pair:
             terms["perceptual"] = losses.perceptual(made_features, features)
             terms["style"] = losses.style(made_features, features)
         terms["l1"] = losses.weighted_l1(made, target, batch["mask"], self._options.gap_weight)
-        if self._options.weights.relative:
-            smooth = smooth_fill(batch["image"], batch["mask"])
+        if smooth is not None:
             terms["relative"] = losses.relative_error(made, target, smooth, batch["target"], batch["mask"])
         if self._options.weights.edge:
             terms["edge"] = F.l1_loss(made_edge, batch["target_edge"])

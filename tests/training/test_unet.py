@@ -77,6 +77,18 @@ def test_a_unet_begins_as_the_smooth_fill_and_learns(patches: Path, tmp_path: Pa
     assert not torch.allclose(trained(image, edge, mask)[0], smooth_fill(image, mask), atol=1e-3)
 
 
+@pytest.mark.parametrize("coarse", [(), (4, 8)])
+def test_a_smooth_fill_that_is_there_already_is_taken(coarse: tuple[int, ...]) -> None:
+    """Training needs it as well, and makes it once."""
+    network = build(replace(options(), config=replace(CONFIG, coarse=coarse))).eval()
+    inputs = tiles()
+    smooth = smooth_fill(inputs[0], inputs[2])
+    with torch.no_grad():
+        made = network(*inputs)[0]
+        assert torch.equal(network(*inputs, smooth)[0], made)
+        assert not torch.allclose(network(*inputs, 0.9 * smooth)[0], made, atol=1e-2)
+
+
 def test_a_generator_learns_what_its_teacher_draws(patches: Path, tmp_path: Path) -> None:
     """Nothing in the truth is brighter than around it, so it is learned from the teacher alone."""
     teacher = brightening(tmp_path / "teacher.pth")
