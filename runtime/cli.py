@@ -4,8 +4,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, report, sentences, start
 from ecea.runtime.engine import Engine, by_reason, open_engine, usable_processors
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.inpaint import OnRows, Result, inpaint
+from ecea.runtime.inpaint import OnRows, Result, inpaint, mask_or_default
 from ecea.runtime.paths import same_file
 from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report
+from ecea.runtime.scene import Scene
 from ecea.runtime.stretch import Stretch, parse_stretch
 from ecea.runtime.writer import check_destination
 
@@ -96,7 +97,9 @@ def run(
             }
             targets = _destinations(scenes, output)
             if report_file is not None:
-                _check_report(report_file, [*scenes, *targets, *([mask] if mask else [])])
+                _check_report(
+                    report_file, [*scenes, *targets, *([mask] if mask else []), *_files_read(scenes, options)]
+                )
             threads = usable_processors() if threads is None else threads
             opened = open_engine(
                 bundle,
@@ -212,6 +215,14 @@ def _destinations(scenes: list[str], output: str | None) -> list[Path]:
         if any(same_file(scene, target) for scene in scenes):
             raise RequestError(f"{target}: is itself one of the scenes, which are never changed: name another output")
     return targets
+
+
+def _files_read(scenes: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
+    """What scenes and their masks are read from. Those that cannot be opened say so when their turn comes."""
+    mask = mask_or_default(options["mask"], options["reference"])
+    for path in scenes:
+        with suppress(EceaError), Scene(path, bands=options["bands"], mask=mask) as scene:
+            yield from scene.files
 
 
 def _check_report(path: Path, taken: list[str | Path]) -> None:

@@ -55,6 +55,14 @@ def start(app: typer.Typer, command: str) -> NoReturn:
         warnings.simplefilter("ignore")
     try:
         status = app(prog_name=command, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        status = EceaError.exit_status
+    except OSError as error:  # of what was printed: whatever else goes wrong is said by then
+        _discard_stdout()
+        status = report(command, EceaError(f"standard output cannot be written ({error.strerror})"), debug=False)
     except _USAGE_ERROR as error:
         message = error.format_message().rstrip(".") + _value_given(error)  # type: ignore[attr-defined]
         status = report(command, RequestError(f"{message}: see {command} -h"), debug=False)
@@ -89,6 +97,11 @@ def _in_capitals(parameter: inspect.Parameter) -> inspect.Parameter:
         return parameter
     shown = typer.Argument(metavar=parameter.name.upper())
     return parameter.replace(annotation=Annotated[parameter.annotation, shown])
+
+
+def _discard_stdout() -> None:
+    """What is still to be printed goes nowhere: Python would try again at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _value_given(error: Exception) -> str:
@@ -129,7 +142,7 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
         print(f"{command}: interrupted: what was not finished was not written", file=sys.stderr)
         raise typer.Exit(EceaError.exit_status) from error
     except BrokenPipeError as error:  # who reads our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         raise typer.Exit(EceaError.exit_status) from error
     except MemoryError as error:
         raise typer.Exit(report(command, EceaError("the machine is out of memory"), debug)) from error

@@ -20,7 +20,7 @@ from ecea.runtime.scene import DEFAULT_BANDS, Scene
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.survey import Survey, survey
 from ecea.runtime.tiles import covering_grid, default_overlap
-from ecea.runtime.writer import check_destination, geotiff_like, whole_or_nothing
+from ecea.runtime.writer import check_destination, geotiff_like, sidecars, whole_or_nothing
 
 # GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. A row of blocks must stay: it is
 # read twice, and once more for the masks of its bands. In bytes, unlike GDAL's own setting of that name.
@@ -119,13 +119,13 @@ def inpaint(
     target = Path(destination)
     tiles_at_once = engine.batch if batch is None else batch
     _check_request(source, target, tiles_at_once)
-    selected_by = os.fspath(mask) if mask is not None else "zero" if reference else "nodata"
+    selected_by = mask_or_default(mask, reference)
     progress = Progress()
     with (
         rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_BYTES),
         Scene(source, bands=bands, mask=selected_by) as scene,
     ):
-        _check_not_read(target, (*scene.dataset.files, selected_by))
+        _check_not_read(target, scene.files)
         with progress.timed("survey"):
             seen = survey(scene)
         if reference:
@@ -160,6 +160,11 @@ def inpaint(
         )
 
 
+def mask_or_default(mask: str | os.PathLike[str] | None, reference: bool) -> str:
+    """Where the gaps are, as :class:`ecea.runtime.scene.Scene` is told."""
+    return os.fspath(mask) if mask is not None else "zero" if reference else "nodata"
+
+
 @dataclass
 class _Pixels:
     filled: int = 0
@@ -177,7 +182,7 @@ def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> 
 
 def _check_not_read(target: Path, files: Iterable[str]) -> None:
     for file in files:
-        if same_file(file, target):
+        if any(same_file(file, replaced) for replaced in (target, *sidecars(target))):
             raise RequestError(f"{target}: is read for this scene, so it is not overwritten: name another output")
 
 

@@ -25,9 +25,11 @@ class MaskSource(Protocol):
 
     Attributes:
         covers_data: whether it may select pixels that hold data, so that it says nothing of where the swath ends.
+        files: that it reads, besides the scene's own.
     """
 
     covers_data: bool
+    files: tuple[str, ...]
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         """(3, h, w) values and "no data" of a window -> True for each value to be filled, broadcast to (3, h, w)."""
@@ -37,6 +39,7 @@ class NodataMask:
     """What the raster itself declares to be no data, or that is not a finite number."""
 
     covers_data = False
+    files: tuple[str, ...] = ()
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         return invalid
@@ -46,6 +49,7 @@ class ZeroMask:
     """Zeros. A pixel is a gap where any of its bands is 0, as in the published application."""
 
     covers_data = False
+    files: tuple[str, ...] = ()
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         return np.asarray(bands == 0)
@@ -56,8 +60,9 @@ class FileMask:
 
     covers_data = True
 
-    def __init__(self, path: Path, height: int, width: int, stack: ExitStack) -> None:
+    def __init__(self, path: str, height: int, width: int, stack: ExitStack) -> None:
         self._dataset = _open_same_size(path, height, width, stack)
+        self.files = tuple(self._dataset.files)
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         return np.asarray(self._dataset.read(1, window=window) != 0)
@@ -73,6 +78,8 @@ class QualityMask:
         self._pixel = _open_same_size(pixel, height, width, stack)
         radsat = pixel.with_name(pixel.name.removesuffix(_QA_PIXEL_SUFFIX) + _QA_RADSAT_SUFFIX)
         self._radsat = _open_same_size(radsat, height, width, stack) if radsat.exists() else None
+        opened = [dataset for dataset in (self._pixel, self._radsat) if dataset is not None]
+        self.files = tuple(file for dataset in opened for file in dataset.files)
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         gaps = (self._pixel.read(1, window=window) & _QA_PIXEL_FILL) != 0
@@ -93,10 +100,10 @@ def open_mask(mask: str, scene: str, height: int, width: int, stack: ExitStack) 
         return ZeroMask()
     if mask == "qa":
         return QualityMask(Path(scene), height, width, stack)
-    return FileMask(Path(mask), height, width, stack)
+    return FileMask(mask, height, width, stack)
 
 
-def _open_same_size(path: Path, height: int, width: int, stack: ExitStack) -> Any:
+def _open_same_size(path: str | Path, height: int, width: int, stack: ExitStack) -> Any:
     if is_special(path):
         raise RequestError(f"{path}: is a device or a pipe: give the path of a mask raster")
     try:

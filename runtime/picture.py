@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ecea.runtime.command import start_script
 from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.paths import same_file
 from ecea.runtime.writer import check_destination, written_whole
 
 Bytes = NDArray[np.uint8]
@@ -62,7 +63,7 @@ def before_after(
         raise RequestError(f"{png}: does not end in .png: name the picture NAME.png")
     check_destination(png)
     for path in (before_path, after_path):
-        if png.exists() and png.samefile(path):
+        if same_file(path, png):
             raise RequestError(f"{png}: is one of the scenes, and would be replaced: name another picture")
     (before, size), (after, other) = _read(before_path, bands), _read(after_path, bands)
     if size != other:

@@ -42,7 +42,7 @@ def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[flo
         chosen = stretch if isinstance(stretch, Stretch) else Stretch(*stretch)
     # A filled pixel must not look like a gap to whoever reads the output next.
     # A GeoTIFF has one nodata value, that of the first band, whatever the other bands of the scene declare.
-    declared = [value for value in scene.dataset.nodatavals if value is not None and not np.isnan(value)]
+    declared = [value for value in scene.dataset.nodatavals if value is not None and np.isfinite(value)]
     forbidden = sorted({*declared, 0.0} if scene.zero_is_gap else set(declared))
 
     def to_values(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[Any]:

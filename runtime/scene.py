@@ -80,6 +80,11 @@ class Scene:
         return self._dataset
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """All that it is read from, its mask among it; what GDAL makes up in memory is not."""
+        return (self.path, *self._dataset.files, *self._mask.files)
+
+    @property
     def height(self) -> int:
         """Rows."""
         return int(self._dataset.height)
@@ -101,10 +106,12 @@ class Scene:
 
     @property
     def alpha_position(self) -> int | None:
-        """The alpha band as a 0-based position, where such a band says which pixels hold data."""
-        if MaskFlags.alpha not in self._mask_flags():
-            return None
-        return int(self._dataset.colorinterp.index(ColorInterp.alpha))
+        """The alpha band as a 0-based position, if there is one and it is none of those to be filled.
+
+        GDAL does not look at it where a nodata value is declared too; viewers do.
+        """
+        found = [at for at, meaning in enumerate(self._dataset.colorinterp) if meaning == ColorInterp.alpha]
+        return found[0] if found and found[0] not in self.band_positions else None
 
     @property
     def has_mask(self) -> bool:

@@ -19,6 +19,9 @@ from ecea.runtime.paths import is_special
 
 BLOCK = 256  # px; rows are handed to GDAL in whole blocks, so none is compressed twice
 
+# What GDAL reads beside a raster and believes: its georeference or statistics, its overviews, its mask.
+_SIDECARS = (".aux.xml", ".ovr", ".msk", ".msk.ovr")
+
 _STALE_TAG = "STATISTICS_"  # GDAL's cached statistics are not those of the filled band
 _STRUCTURE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "LocationInfo", "TIFF")
 
@@ -50,6 +53,8 @@ WHY_NOT_WRITTEN = "is the disk full, or no file allowed there?"
 def whole_or_nothing(destination: Path) -> Iterator[Path]:
     """Give a temporary path beside ``destination``; rename it there if the block succeeds, else delete it.
 
+    What GDAL has put beside the temporary file goes with it, and takes the place of what was beside the old one.
+
     Raises:
         EceaError: where the rename fails.
     """
@@ -59,12 +64,22 @@ def whole_or_nothing(destination: Path) -> Iterator[Path]:
         yield temporary
         try:
             temporary.replace(destination)
+            for new, old in zip(sidecars(temporary), sidecars(destination), strict=True):
+                if new.exists():
+                    new.replace(old)
+                else:
+                    old.unlink(missing_ok=True)
         except OSError as error:
             raise EceaError(f"{destination}: cannot be put in place ({error.strerror})") from error
     finally:
-        for leftover in (temporary, temporary.with_name(f"{temporary.name}.aux.xml")):
+        for leftover in (temporary, *sidecars(temporary)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
+
+
+def sidecars(raster: Path) -> list[Path]:
+    """Where GDAL looks for what it keeps beside a raster; replaced with it."""
+    return [raster.with_name(raster.name + suffix) for suffix in _SIDECARS]
 
 
 @contextmanager
@@ -199,7 +214,7 @@ def _copy_metadata(source: Any, target: Any) -> None:
             target.set_band_description(band, source.descriptions[band - 1])
         if source.units[band - 1]:
             target.set_band_unit(band, source.units[band - 1])
-        if source.colorinterp[band - 1] == ColorInterp.palette:
+        if source.count == 1 and source.colorinterp[band - 1] == ColorInterp.palette:  # more, no GeoTIFF holds
             target.write_colormap(band, source.colormap(band))
     target.scales = source.scales
     target.offsets = source.offsets

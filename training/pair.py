@@ -88,7 +88,7 @@ class Pair:
             The losses by name, and what the generator made, (B, 3, S, S) and (B, 1, S, S); all without gradients.
 
         Raises:
-            Diverged: where a loss is not finite; nothing was learned then.
+            Diverged: where a loss or a gradient is not finite; nothing was learned from it then.
         """
         smooth = smooth_fill(batch["image"], batch["mask"]) if self._options.weights.relative else None
         made, made_edge = self._generator(batch["image"], batch["edge"], batch["mask"], smooth)
@@ -103,6 +103,14 @@ class Pair:
             reported["discriminator"] = self._teach_discriminator(batch, made.detach(), rate)
         return {name: value.detach() for name, value in reported.items()}, made.detach(), made_edge.detach()
 
+    def not_finite(self) -> str | None:
+        """The first tensor of what would be saved that holds a NaN or an infinity; None if none does."""
+        for network in (self.generator, self.best, self.discriminator):
+            for name, tensor in (network.state_dict() if network is not None else {}).items():
+                if not bool(torch.isfinite(tensor).all()):
+                    return name
+        return None
+
     def state(self) -> dict[str, Any]:
         """Everything that a continuation needs, as tensors and plain values."""
         state = {
@@ -114,6 +122,7 @@ class Pair:
             state["discriminator_adam"] = self._discriminator_adam.state_dict()
         if self.average is not None:
             state["average"] = self.average.state_dict()
+        state["precision"] = self._fabric.strategy.precision.state_dict()  # with FP16, how far losses are scaled up
         return state
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -125,6 +134,8 @@ class Pair:
             self._discriminator_adam.load_state_dict(state["discriminator_adam"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if precision := state.get("precision"):
+            self._fabric.strategy.precision.load_state_dict(precision)
 
     def _terms(self, batch: Batch, made: Tensor, made_edge: Tensor, smooth: Tensor | None) -> dict[str, Tensor]:
         """The terms of the generator's loss that there are, unweighted."""
@@ -170,7 +181,12 @@ class Pair:
         optimizer.zero_grad()
         self._fabric.backward(loss)
         if self._options.clip_gradient:
-            self._fabric.clip_gradients(network, optimizer, max_norm=self._options.clip_gradient)
+            norm = self._fabric.clip_gradients(
+                network, optimizer, max_norm=self._options.clip_gradient, error_if_nonfinite=False
+            )
+            # With FP16 they are infinite now and then: the scaler leaves such a step out.
+            if self._options.precision != "fp16" and norm is not None and not bool(torch.isfinite(norm)):
+                raise Diverged(f"a gradient is not finite, of a loss of {float(loss.detach()):g}")
         optimizer.step()
 
     def _check(self, loss: Tensor, whose: str, terms: Mapping[str, Tensor], batch: Batch) -> None:

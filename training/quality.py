@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, log10
+from math import inf, isfinite, log10, nan
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,13 @@ class GapError:
 
     @property
     def psnr(self) -> float:
-        """Peak signal to noise ratio over all of them, dB, of a range of 1; infinite where there is no error."""
+        """Peak signal to noise ratio over all of them, dB, of a range of 1; infinite where there is no error.
+
+        NaN where an error is no finite number.
+        """
         squares, values = float(sum(self.squares)), float(sum(self.values))
+        if not isfinite(squares):
+            return nan
         return 10 * log10(values / squares) if squares > 0 else inf
 
 

@@ -208,6 +208,8 @@ class Trainer:
     def _finish(self, epoch: int, summary: dict[str, float], board: Board | None, say: Say, seconds: float) -> None:
         """Look at the held-out scenes, write the checkpoint and say how it stands."""
         pair = self._pair
+        if broken := pair.not_finite():  # the loss that shows it would be that of the next batch
+            raise EceaError(f"epoch {epoch}: its last step broke the weights ({broken}): {self._what_is_left()}")
         psnrs = {"gaps in training": summary.pop("gap PSNR in training")}
         if self._held_out:
             psnrs["gaps of held-out scenes"] = validate(pair.best, self._held_out)

@@ -1,6 +1,8 @@
 """``-h`` names every option, at once, and without what the command's work needs."""
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +49,15 @@ def test_what_cannot_be_parsed_is_one_sentence(
     sentence = run(command, *arguments).sentence()
     assert named in sentence
     assert sentence.endswith(f": see {command} -h")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+@pytest.mark.parametrize("flag", ["-h", "--version"])
+def test_output_that_nothing_can_take_is_one_sentence(flag: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(["ecea-run", flag], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "ecea-run: standard output cannot be written (No space left on device)\n"
 
 
 def test_exporting_without_torch_says_what_to_install(

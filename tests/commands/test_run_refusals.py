@@ -296,6 +296,10 @@ def test_a_report_with_no_place(desk: Desk) -> None:
     for taken in ("scene.tif", "out/filled.tif", "out/../out/filled.tif"):
         sentence = desk.refusal("scene.tif", *OUT, "--report", taken)
         assert sentence.startswith(f"{taken}: is a raster of this run")
+    for name in ("X_QA_PIXEL.TIF", "X_scene.tif"):
+        desk.write_scene(name, desk.values.astype(np.uint16), nodata=0)
+    sentence = desk.refusal("X_scene.tif", *OUT, "--mask", "qa", "--report", "X_QA_PIXEL.TIF")
+    assert sentence.startswith("X_QA_PIXEL.TIF: is a raster of this run")
 
 
 # Options

@@ -289,6 +289,28 @@ def test_a_filled_pixel_is_opaque_and_the_collar_stays_transparent(tmp_path, wri
     assert np.array_equal(filled, values)
 
 
+def test_an_alpha_band_beside_nodata_is_opaque_where_it_was_filled(tmp_path, write_scene, read_bands, engine_of):
+    """GDAL goes by the nodata value then, but viewers by the band."""
+    values = np.random.default_rng(0).integers(1, 200, (4, 60, 60)).astype(np.uint8)
+    values[3] = 255
+    values[:, 30:34] = 0
+    path = write_scene(tmp_path / "s.tif", values, photometric="RGB", alpha="yes", nodata=0)
+    assert inpaint(path, tmp_path / "o.tif", engine_of(0.5)).pixels_filled == 240
+    values[:3, 30:34], values[3, 30:34] = 128, 255
+    assert np.array_equal(read_bands(tmp_path / "o.tif"), values)
+
+
+@pytest.mark.parametrize("nodata", [np.inf, -np.inf])
+def test_infinite_nodata_is_not_what_gaps_are_filled_with(tmp_path, write_scene, read_bands, engine_of, nodata):
+    """Any value was taken for one that reads as infinity, and moved beside it: to infinity."""
+    values = np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
+    values[:, 20:23] = nodata
+    path = write_scene(tmp_path / "s.tif", values, nodata=nodata)
+    assert inpaint(path, tmp_path / "o.tif", engine_of(0.5), stretch=(0, 1)).pixels_filled == 120
+    values[:, 20:23] = 0.5
+    assert np.array_equal(read_bands(tmp_path / "o.tif"), values)
+
+
 def test_a_scene_inside_an_archive(tmp_path, striped, read_bands, engine_of):
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         archive.write(striped[0], "folder/striped.tif")

@@ -127,6 +127,22 @@ def test_a_colour_table_is_kept(tmp_path, write_scene):
         assert written.colormap(1) == colours
 
 
+def test_colour_tables_of_several_bands_are_left_out(tmp_path, write_scene):
+    """No GeoTIFF holds them; GDAL's refusal was taken for a mistake of ours."""
+    path = write_scene(tmp_path / "p.tif", np.ones((1, 40, 50), np.uint8), photometric="palette")
+    with rasterio.open(path, "r+") as target:
+        target.write_colormap(1, {1: (1, 2, 3, 255)})
+    both = tmp_path / "both.vrt"
+    band = (
+        '<VRTRasterBand dataType="Byte" band="{}"><ColorInterp>Palette</ColorInterp><ColorTable><Entry c1="9"/>'
+        '</ColorTable><SimpleSource><SourceFilename relativeToVRT="1">p.tif</SourceFilename></SimpleSource>'
+        "</VRTRasterBand>"
+    )
+    both.write_text(f'<VRTDataset rasterXSize="50" rasterYSize="40">{band.format(1)}{band.format(2)}</VRTDataset>')
+    with rasterio.open(copy_of(both)) as written:
+        assert (written.read() == 1).all()
+
+
 def test_an_alpha_band_stays_one(tmp_path, write_scene):
     values = np.random.default_rng(0).integers(0, 2, (4, 40, 50)).astype(np.uint8) * 255
     path = write_scene(tmp_path / "alpha.tif", values, photometric="RGB", alpha="yes")

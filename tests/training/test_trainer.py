@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +18,10 @@ from ecea.model import GeneratorConfig, load_generator
 from ecea.model.refinement import smooth_fill
 from ecea.model.regularization import NONE
 from ecea.runtime.errors import EceaError, RequestError
+from ecea.training.board import Board
 from ecea.training.losses import LossWeights
 from ecea.training.options import TrainingOptions
+from ecea.training.quality import GapError
 from ecea.training.run import DataRequest, prepare
 from ecea.training.vgg import VggFeatures
 
@@ -227,6 +232,51 @@ def test_a_loss_that_is_no_number_from_the_first_leaves_nothing(patches: Path, t
     with pytest.raises(EceaError, match=r"epoch 1, batch 1: .* is nan .*: there is no checkpoint yet"):
         trainer.run(lambda line: None, lambda step: None)
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_last_step_that_breaks_the_weights_is_not_saved(patches: Path, tmp_path: Path) -> None:
+    """It was, as "the last good checkpoint", over the state that a run is resumed from."""
+    output = tmp_path / "out"
+    request = DataRequest([str(patches)], tiles_per_epoch=4)
+    trainer = prepare(options(), request, output, device="cpu").trainer
+
+    def break_it(step: Any) -> None:
+        if step.done == 8:  # the last of epoch 4
+            next(trainer.generator.parameters()).data.fill_(float("inf"))
+
+    with pytest.raises(EceaError, match=r"epoch 4: its last step broke the weights \(patch.*G_2\.pth is the last good"):
+        trainer.run(lambda line: None, break_it)
+    assert not (output / "G_4.pth").exists()
+    run(options(), patches, output, resume=True)
+    assert (output / "G_4.pth").is_file()
+
+
+def test_a_gradient_that_is_no_number_is_told(patches: Path, tmp_path: Path) -> None:
+    trainer = prepare(options(clip_gradient=1.0), DataRequest([str(patches)]), tmp_path / "out", device="cpu").trainer
+    next(trainer.generator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(EceaError, match=r"epoch 1, batch 1: a gradient is not finite.*there is no checkpoint yet"):
+        trainer.run(lambda line: None, lambda step: None)
+
+
+def test_errors_that_are_no_number_are_no_perfect_fill() -> None:
+    error, zeros = GapError(), torch.zeros(1, 3, 4, 4)
+    error.add(torch.full_like(zeros, float("nan")), zeros, torch.ones(1, 1, 4, 4))
+    assert math.isnan(error.psnr)
+
+
+def test_a_disk_that_is_full_of_curves_stops_the_run(tmp_path: Path) -> None:
+    """It waited for ever, for a thread that had died of it."""
+    board = Board(tmp_path, 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(EceaError, match=r"logs: what TensorBoard shows cannot be written there \(File too large\)"):
+            for step in range(10_000):
+                board.scalars({"loss": 1.0}, step)
+        board.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_only_the_same_run_is_resumed(patches: Path, tmp_path: Path) -> None:
