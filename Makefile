@@ -66,7 +66,7 @@ check-tensorrt: $(READY)
 	$(BIN)/python benchmarks/check_tensorrt.py
 
 $(READY): pyproject.toml
-	@echo "Installing into $(VENV): a few minutes, 2 GB"
+	@echo "Installing into $(VENV): a few minutes, 3 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'

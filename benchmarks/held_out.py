@@ -3,7 +3,7 @@
     python benchmarks/held_out.py training/weights/unet.safetensors --data shared/data
 
 Whole scenes, stripes of three widths and a real SLC-off mask, as ``ecea-evaluate`` fills and measures them. The best of
-the four baselines that need no training is taken in each cell. The scenes are not part of this project: the folder
+the four baselines that the goal names is taken in each cell. The scenes are not part of this project: the folder
 holds ``clear/``, ``patches/`` and ``masks/`` with the files named here.
 """
 

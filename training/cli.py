@@ -128,7 +128,7 @@ def train(
     relative_weight: Annotated[
         float, typer.Option(help="Of the squared error in gaps as a share of a smooth fill's.")
     ] = 0.0,
-    gap_weight: Annotated[float, typer.Option(help="How many times pixels of gaps count in the former.")] = 1.0,
+    gap_weight: Annotated[float, typer.Option(help="How many times pixels of gaps count in the L1 term.")] = 1.0,
     precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.")] = "fp32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What computes.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="How many of them, each with a batch of its own.")] = 1,
@@ -140,7 +140,7 @@ def train(
     debug: Debug = False,
     version: Version = False,
 ) -> None:
-    """Train a generator on clean DATA, parts of which are hidden. All defaults are as published."""
+    """Train a generator on clean DATA, parts of which are hidden. Defaults are as published, but for gaps drawn where no masks are named."""
     with sentences(COMMAND, debug):
         try:
             import torch
