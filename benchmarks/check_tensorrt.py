@@ -316,7 +316,9 @@ class Claim:
 CLAIMS = (
     Claim("TensorRT's parser takes the attention nodes for the plugin", parser_takes_plugin),
     Claim("TensorRT builds a plan of each engine", plans_are_built),
-    Claim("plans are in the precision asked for, and hold a plugin layer for each attention", plans_are_in_their_precision),
+    Claim(
+        "plans are in the precision asked for, and hold a plugin layer for each attention", plans_are_in_their_precision
+    ),
     Claim("TensorRT launches a kernel that has no integer arguments besides its tensors", kernel_without_integers),
     Claim("plans compute what the FP32 engine does, at every batch size", plans_compute_the_same),
     Claim("a plan runs in another process, without PyTorch, ONNX and Triton", another_process),

@@ -140,7 +140,10 @@ def train(
     debug: Debug = False,
     version: Version = False,
 ) -> None:
-    """Train a generator on clean DATA, parts of which are hidden. Defaults are as published, but for gaps drawn where no masks are named."""
+    """Train a generator on clean DATA, parts of which are hidden.
+
+    Defaults are as published, but for the gaps that are drawn where no masks are named.
+    """
     with sentences(COMMAND, debug):
         try:
             import torch

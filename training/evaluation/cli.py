@@ -60,7 +60,9 @@ def evaluate(
         typer.Option(metavar="MIN,MAX,GAMMA", help="Values mapped to [0, 1]; default: as ecea-run chooses them."),
     ] = None,
     engine: Annotated[str, typer.Option(help="Precision of bundles: fp32, fp16 or int8.")] = "fp32",
-    backend: Annotated[str, typer.Option(help="What runs bundles, as for ecea-run: auto, tensorrt, cuda, openvino or cpu.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="What runs bundles, as for ecea-run: auto, tensorrt, cuda, openvino or cpu.")
+    ] = "auto",
     num_heads: Annotated[
         str | None, typer.Option(metavar="A,B,C,D", help="Attention heads of checkpoints, if not 1,2,4,8.")
     ] = None,
