@@ -1,12 +1,15 @@
 """What can be trained: the generator, and a U-Net for it to refine or to be taught by."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ecea.model import CheckpointError, Generator, UNet, load_generator, load_unet
+from ecea.model.config import unet_widths
+from ecea.model.unet import WIDTHS
 from ecea.runtime.errors import RequestError
 from ecea.training.attention import TrainingAttention
 from ecea.training.initialization import begin_as_smooth_fill, initialize
@@ -19,6 +22,7 @@ LETTERS = {"ecea": "G", "unet": "U"}
 
 # What touches pixels: its weights are no maps from features to features.
 _FIRST_LAYERS = ("patch_embed", "out_s_patch_embed", "first.")
+_EDGE_MAP_TAKEN = "out_s_patch_embed.proj.weight"  # 0 where the edge map brings nothing back into the picture
 _LAST_LAYERS = ("block8.2.weight", "last.weight")
 
 
@@ -34,21 +38,23 @@ class FillOnly(Generator):
         return torch.tanh(self.out(mixed)), edge
 
 
-def build(options: TrainingOptions, start: Network | None = None, coarse: UNet | None = None) -> Network:
-    """A network with the weights that training begins with.
+def build(options: TrainingOptions, weights: Mapping[str, Tensor] | None = None, coarse: UNet | None = None) -> Network:
+    """A network with the weights that training begins, or goes on, with.
 
     Args:
         options: of the run.
-        start: has these weights; without it they are drawn from torch's global random numbers.
+        weights: by name; the network takes its form from them too, where options do not tell it. None: drawn from
+            torch's global random numbers.
         coarse: what a generator whose configuration has a coarse network takes that from; it does not learn.
     """
     network: Network
     if options.network == "unet":
-        network = UNet(options.config.out_c, start.widths) if isinstance(start, UNet) else UNet(options.config.out_c)
+        shapes = {name: tuple(tensor.shape) for name, tensor in (weights or {}).items()}
+        network = UNet(options.config.out_c, unet_widths(shapes) or WIDTHS)
     else:
-        network = _generator(options, start)
-    if start is not None:
-        network.load_state_dict(start.state_dict())
+        network = _generator(options, weights)
+    if weights is not None:
+        network.load_state_dict(weights)
     if isinstance(network, Generator) and network.coarse is not None:
         if coarse is not None:
             network.coarse.load_state_dict(coarse.state_dict())
@@ -77,13 +83,13 @@ def load_start(path: Path, options: TrainingOptions) -> Network:
     return generator
 
 
-def _generator(options: TrainingOptions, start: Network | None) -> Generator:
+def _generator(options: TrainingOptions, weights: Mapping[str, Tensor] | None) -> Generator:
     attention = TrainingAttention(options.regularization.attention)
     if not options.config.refine:
         generator = Generator(options.config, attention, options.regularization)
         initialize(generator)
         return generator
-    if options.weights.edge or _depends_on_its_edge_map(start):
+    if options.weights.edge or (weights is not None and bool(weights[_EDGE_MAP_TAKEN].any())):
         generator = Generator(options.config, attention, options.regularization)
     else:
         generator = FillOnly(options.config, attention, options.regularization)
@@ -91,10 +97,6 @@ def _generator(options: TrainingOptions, start: Network | None) -> Generator:
         generator.out_s_patch_embed.requires_grad_(False)
     begin_as_smooth_fill(generator)
     return generator
-
-
-def _depends_on_its_edge_map(start: Network | None) -> bool:
-    return isinstance(start, Generator) and bool(start.out_s_patch_embed.proj.weight.any())
 
 
 def is_hidden(name: str) -> bool:

@@ -38,7 +38,7 @@ class Pair:
         options: of the run.
         fabric: launched.
         vgg: for the perceptual and the style term; None leaves them out.
-        start: the weights that the generator begins with; None: drawn at random.
+        weights: that the generator begins, or goes on, with; None: drawn at random.
         teacher: draws what is to be learned in gaps; None: the truth is.
         coarse: the generator refines what it draws; None, where ``options.config`` has none.
     """
@@ -48,13 +48,13 @@ class Pair:
         options: TrainingOptions,
         fabric: Fabric,
         vgg: VggFeatures | None,
-        start: Network | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         teacher: UNet | None = None,
         coarse: UNet | None = None,
     ) -> None:
         self._options = options
         self._fabric = fabric
-        generator: nn.Module = build(options, start, coarse)
+        generator: nn.Module = build(options, weights, coarse)
         # Channels last are a tenth faster on a processor, measured.
         self.generator = cast(Network, generator.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.discriminator = _discriminator(options)

@@ -136,10 +136,11 @@ class Trainer:
             }
         )
         torch.manual_seed(options.seed)
-        self._pair = Pair(options, fabric, vgg, start, teacher, coarse)
+        state = checkpoints.load(self._fixed) if resume else None
+        weights = state["pair"]["generator"] if state else start.state_dict() if start else None
+        self._pair = Pair(options, fabric, vgg, weights, teacher, coarse)
         self.first_epoch = 1
-        if resume:
-            state = checkpoints.load(self._fixed)
+        if state:
             self._pair.load(state["pair"])
             self.first_epoch = state["epoch"] + 1
             if self.first_epoch > options.epochs:

@@ -107,6 +107,13 @@ def test_scenes_that_cannot_be_used_are_refused(write):
         load_scene(Source(str(image), "a", mask=str(mask)), 64)
 
 
+def test_the_only_clean_tile_of_a_large_scene_is_found(write):
+    """Tiles are looked for on a grid there, which it may lie between."""
+    values = np.zeros((3, 2500, 2500), np.uint8)
+    values[:, 1000:1065, 904:969] = 9
+    assert len(load_scene(Source(str(write("large.tif", values, nodata=0)), "a"), 64).corners) == 4
+
+
 def tiles_of(write, **recipe):
     paths = [write(f"{seed}.tif", (terrain(96, 96, seed=seed) * 255).astype(np.uint8)) for seed in range(3)]
     scenes = [load_scene(Source(str(path), path.stem), 64) for path in paths]

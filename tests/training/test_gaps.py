@@ -85,6 +85,18 @@ def test_a_mask_is_cropped_where_it_has_gaps(seed):
     assert np.array_equal(tile.any(axis=1), tile.all(axis=1))  # rows stay rows
 
 
+@settings(deadline=None, max_examples=100)
+@given(SEEDS, st.integers(0, 999), st.integers(0, 699), st.integers(1, 90))
+def test_a_mask_with_few_gaps_is_cropped_where_they_are(seed, top, left, side):
+    """Most tiles hid nothing, which one of the losses divided by."""
+    mask = np.zeros((1000, 700), bool)
+    mask[top : top + side, left : left + side] = True
+    tile = crop_mask(mask, 64, np.random.default_rng(seed))
+    assert tile.shape == (64, 64)
+    assert tile.any()
+    assert not tile.all()
+
+
 def test_a_mask_file_is_a_gap_above_zero(write):
     values = np.zeros((1, 70, 80), np.int16)
     values[0, 10:20], values[0, 30] = 255, -1

@@ -79,6 +79,7 @@ def test_relative_error_is_the_share_of_the_smooth_fill_s_that_is_left() -> None
     # Squared errors of 1 and 16: the rougher tile weighs four times as much.
     assert float(relative_error(made, real, smooth, real, mask)) == pytest.approx((0.25 + 4 * 1) / 5, rel=1e-3)
     assert float(relative_error(smooth, real, smooth, real, mask)) == pytest.approx(1, rel=1e-3)
+    assert float(relative_error(made, real, smooth, real, 0 * mask)) == 0  # nothing hidden in any tile
     # Where nothing was wrong, an error of a hundredth counts as one.
     nothing = torch.zeros(1, 3, 2, 2)
     assert float(relative_error(nothing + 0.01, nothing, nothing, nothing, mask[:1])) == pytest.approx(1)

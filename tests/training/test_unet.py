@@ -177,7 +177,7 @@ def test_what_is_no_unet_is_refused(patches: Path, tmp_path: Path) -> None:
     torch.save(UNet().state_dict() | {"last.bias": torch.zeros(())}, tmp_path / "scalar.pth")
     with pytest.raises(CheckpointError, match=r"scalar\.pth is not the checkpoint of a U-Net"):
         load_unet(tmp_path / "scalar.pth", 3)
-    assert build(options(network="unet"), UNet(widths=(4, 8))).widths == (4, 8)
+    assert build(options(network="unet"), UNet(widths=(4, 8)).state_dict()).widths == (4, 8)
     broken = UNet()
     torch.nn.init.constant_(broken.last.bias, float("nan"))
     torch.save(broken.state_dict(), tmp_path / "nan.pth")
@@ -201,6 +201,29 @@ def test_a_unet_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
     torch.save(state | {"down.0.conv1.bias": torch.zeros(1_000_000)}, tmp_path / "wide.pth")
     with pytest.raises(CheckpointError, match=r"wide\.pth differs in 'first\.weight' is float32 \[24, 4, 3, 3\]"):
         load_unet(tmp_path / "wide.pth", 3)
+
+
+def test_a_unet_of_other_widths_is_resumed(patches: Path, tmp_path: Path) -> None:
+    """What it had started from was not named again, and so it was built with the usual ones."""
+    torch.manual_seed(2)
+    torch.save(UNet(widths=(4, 8)).state_dict(), tmp_path / "start.pth")
+    chosen = {"network": "unet", "save_every": 1, "ema": 0.9}
+    run(options(epochs=3, **chosen), patches, tmp_path / "whole", start_from=tmp_path / "start.pth")
+    run(options(epochs=2, **chosen), patches, tmp_path / "parted", start_from=tmp_path / "start.pth")
+    run(options(epochs=3, **chosen), patches, tmp_path / "parted", resume=True)
+    whole, parted = (load_unet(tmp_path / name / "U_3.pth", 3).state_dict() for name in ("whole", "parted"))
+    assert all(torch.equal(tensor, parted[name]) for name, tensor in whole.items())
+
+
+def test_a_generator_that_looks_at_its_edge_map_goes_on_looking_at_it(patches: Path, tmp_path: Path) -> None:
+    whole = Generator(CONFIG)
+    torch.nn.init.normal_(whole.out_s_patch_embed.proj.weight, std=0.1)
+    torch.save(whole.state_dict(), tmp_path / "start.pth")
+    run(options(epochs=1), patches, tmp_path / "out", start_from=tmp_path / "start.pth")
+    request = DataRequest([str(patches)], tiles_per_epoch=8)
+    resumed = prepare(options(epochs=2), request, tmp_path / "out", device="cpu", resume=True).trainer.generator
+    assert isinstance(resumed, Generator)
+    assert not isinstance(resumed, FillOnly)
 
 
 def test_a_tensor_too_few_or_too_many_is_named(tmp_path: Path) -> None:
@@ -242,5 +265,5 @@ def test_without_an_edge_term_no_edge_map_is_drawn_and_the_picture_is_the_same()
     assert not any(parameter.requires_grad for parameter in alone.out_s.parameters())
     # But where the picture depends on the edge map, that is drawn.
     torch.nn.init.ones_(whole.out_s_patch_embed.proj.weight)
-    assert not isinstance(build(options(), whole), FillOnly)
+    assert not isinstance(build(options(), whole.state_dict()), FillOnly)
     assert not isinstance(build(options(weights=replace(RELATIVE, edge=1))), FillOnly)

@@ -115,19 +115,34 @@ def load_mask(path: str | os.PathLike[str], tile: int) -> Mask:
 
 
 def crop_mask(mask: Mask, size: int, rng: np.random.Generator) -> Mask:
-    """Cut a tile with a gap out of a mask, anywhere, and lay it one of the eight ways that keep its sides."""
+    """Cut a tile with a gap out of a mask, anywhere, and lay it one of the four ways that keep rows rows."""
     rows, columns = (length - size for length in mask.shape)
     for _ in range(_TRIES):
         top, left = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
         tile = mask[top : top + size, left : left + size]
         if tile.any() and not tile.all():
             break
+    else:
+        top, left = _around_an_edge(mask, size, rng)
+        tile = mask[top : top + size, left : left + size]
     # Not turned by a right angle: stripes run across a scene, never down.
     if rng.integers(2):
         tile = tile[::-1]
     if rng.integers(2):
         tile = tile[:, ::-1]
     return np.ascontiguousarray(tile)
+
+
+def _around_an_edge(mask: Mask, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Where a tile begins that holds one of the gap pixels beside which there is none, and what is beside it."""
+    gaps = mask.astype(np.uint8)
+    inner = cv2.erode(gaps, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    places = np.unravel_index(rng.choice(np.flatnonzero(gaps > inner)), mask.shape)
+    top, left = (
+        int(rng.integers(min(max(0, place - size + 2), last), min(max(0, place - 1), last) + 1))
+        for place, last in zip(places, (length - size for length in mask.shape), strict=True)
+    )
+    return top, left
 
 
 def draw_stripes(size: int, rng: np.random.Generator) -> Mask:

@@ -112,6 +112,9 @@ def _clean_corners(clean: Mask, tile: int) -> npt.NDArray[np.int64]:
     missing = sums[tile:, tile:] - sums[:-tile, tile:] - sums[tile:, :-tile] + sums[:-tile, :-tile]
     step = int(np.ceil(np.sqrt(max(1, missing.size / _POSITIONS))))
     rows, columns = np.nonzero(missing[::step, ::step] == 0)
+    if not rows.size:  # between the lines of the grid, perhaps
+        step = 1
+        rows, columns = np.nonzero(missing == 0)
     return np.asarray(rows * step * clean.shape[1] + columns * step, np.int64)
 
 

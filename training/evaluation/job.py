@@ -112,6 +112,9 @@ def _scenes(job: Job) -> list[Source]:
     found = find_sources(
         [str(path) for path in [*files, *lists]], bands=tuple(job.bands), stretch=job.stretch, group=job.group
     )
+    labels = [source.label for source in found]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise RequestError(f"{twice[0]}: is named twice, and results go by path and bands: name it once")
     held_out = held_out_scenes((source.scene for source in found), job.folds, job.fold)
     return [source for source in found if source.scene in held_out] if held_out else found
 

@@ -151,8 +151,8 @@ class GeneratorMethod:
 
 def _write_scene(path: Path, case: Case) -> None:
     scene = case.scene
-    # Where another thing than nodata says what is valid, alpha or a mask, a mask in the file says it here.
-    valid = None if scene.nodata is not None or scene.valid.all() else scene.valid
+    # A mask in the file, which comes before nodata: alpha, a mask or a list may have said what is valid.
+    valid = None if scene.valid.all() else scene.valid
     _write(path, case.holed, valid, nodata=scene.nodata)
 
 

@@ -159,6 +159,14 @@ def test_names_that_two_would_share(job: Job, noise: NDArray[np.uint8], write_ra
     assert "2 masks are named 'm'" in refusal(job, masks=masks)
 
 
+@pytest.mark.timeout(60)
+def test_a_scene_that_is_named_twice(job: Job) -> None:
+    """The contact sheet looked for another one for ever."""
+    (job.scenes[0].parent.parent / "more.toml").write_text(f'[[source]]\npath = "{job.scenes[0]}"\n' * 2)
+    said = refusal(job, scenes=[job.scenes[0].parent.parent / "more.toml"])
+    assert "is named twice, and results go by path and bands: name it once" in said
+
+
 def test_a_mask_without_a_hole(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
     flat = write_raster(job.scenes[0].parent / "flat.tif", np.zeros_like(noise[:1]))
     assert "flat.tif: has no hole" in refusal(job, masks=[flat])

@@ -71,12 +71,14 @@ def test_a_scene_with_nodata_of_its_own(
             assert filled[:, case.gap].min() > 0
 
 
+@pytest.mark.parametrize("nodata", [None, 0.0])
 def test_a_scene_that_a_mask_says_is_partly_invalid(
-    noise: NDArray[Any], hole: Mask, scene_of_values: Make, engine_of: Make
+    nodata: float | None, noise: NDArray[Any], hole: Mask, scene_of_values: Make, engine_of: Make
 ) -> None:
+    """Clouds that a list names a mask of, in a scene that declares nodata too, were shown to generators alone."""
     valid = np.ones((40, 50), bool)
     valid[:, 45:] = False
-    case = Case(scene_of_values(noise, valid=valid), "gaps", hole & valid)
+    case = Case(scene_of_values(noise, valid=valid, nodata=nodata), "gaps", hole & valid)
     seen = []
 
     def remember(image: Any, edge: Any, mask: Any) -> Any:
