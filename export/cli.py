@@ -37,8 +37,9 @@ def export(
         ),
     ] = None,
     int8_target_db: Annotated[
-        float, typer.Option(metavar="DB", help="Accuracy of INT8 over missing pixels, against PyTorch.")
-    ] = 45.0,
+        float | None,
+        typer.Option(metavar="DB", help="Accuracy of INT8 over missing pixels, against PyTorch. Default: 45."),
+    ] = None,
     allow_below_target: Annotated[
         bool, typer.Option("--allow-below-target", help="Do not fail where INT8 stays below it.")
     ] = False,
@@ -92,10 +93,12 @@ def export(
                 f"{checkpoint}: is not needed to rebuild the plans of {rebuild_plans}: leave out one of the two"
             )
         if rebuild_plans is not None:
-            ignored = {"--output": output, "--engine": engine, "--no-tensorrt": tensorrt is False}
+            ignored: dict[str, object] = {"--output": output, "--engine": engine, "--no-tensorrt": tensorrt is False}
+            ignored |= {"--num-heads": num_heads, "--int8-target-db": int8_target_db is not None}
             _refuse_beside_rebuild(rebuild_plans, ignored)
         try:
             from ecea.export.exporter import ENGINES, below_target, export_bundle
+            from ecea.export.int8 import DEFAULT_TARGET_DB
             from ecea.export.plans.bundling import DEFAULT_BATCHES
             from ecea.export.plans.rebuild import rebuild_plans as rebuild
             from ecea.export.table import print_bundle
@@ -114,13 +117,13 @@ def export(
                 scenes=scenes,
                 scene_options=options,
                 num_heads=heads,
-                int8_target_db=int8_target_db,
+                int8_target_db=DEFAULT_TARGET_DB if int8_target_db is None else int8_target_db,
                 tensorrt=tensorrt,
                 batches=batch or DEFAULT_BATCHES,
                 say=_say,
             )
         print_bundle(bundle)
-        shortfall = below_target(bundle) if checkpoint is not None else None
+        shortfall = below_target(bundle)
         if shortfall and not allow_below_target:
             raise EceaError(shortfall)
         if shortfall:

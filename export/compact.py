@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ecea.export.checking import Checker
-from ecea.export.exporter import describe_bundle
+from ecea.export.exporter import describe_bundle, describe_checkpoint
 from ecea.export.folder import check_bundle, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Form, finish
 from ecea.export.from_unet import load_exportable, what_draws
@@ -75,6 +75,7 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
         original = load_exportable(checkpoint)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
+    origin = describe_checkpoint(checkpoint)
     with whole_or_nothing(destination) as folder:
         weights = folder / WEIGHTS
         # Not save_file, whose files only their owner may read.
@@ -99,7 +100,7 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
             parity, arithmetic = check(form, None)
             files = (describe_file(folder / form.file_name), describe_file(weights))
             records.append(EngineRecord(engine, form.backends, files, parity, arithmetic))
-        write_manifest(folder, describe_bundle(checkpoint, generator.config, tiles, records, None))
+        write_manifest(folder, describe_bundle(origin, generator.config, tiles, records, None))
     return read_bundle(destination)
 
 

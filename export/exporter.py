@@ -74,10 +74,11 @@ def export_bundle(
     _check_request(checkpoint, target, engines, int8_target_db)
     sizes = check_batches(batches)
     machine, no_plans = machine_if(tensorrt)
-    source = _prepare(_load(checkpoint, num_heads, say), engines, scenes, scene_options or {}, say)
+    generator, origin = _load(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
+    source = _prepare(generator, engines, scenes, scene_options or {}, say)
     with whole_or_nothing(target) as folder:
         records = _write_engines(source, engines, int8_target_db, folder, say)
-        manifest = describe_bundle(checkpoint, source.generator.config, source.tiles, records, source.calibration)
+        manifest = describe_bundle(origin, source.generator.config, source.tiles, records, source.calibration)
         if machine is not None:
             build_plans(folder, manifest, machine, sizes, say)
             prove_plans(folder, manifest, source.tiles, source.expected, "PyTorch", say)
@@ -214,8 +215,13 @@ def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], targe
     check_bundle(target, checkpoint)
 
 
+def describe_checkpoint(path: Path) -> dict[str, str]:
+    """What the manifest says of a checkpoint: to be asked when it is read, for it may be another one later."""
+    return {"name": path.name, "sha256": sha256(path)}
+
+
 def describe_bundle(
-    checkpoint: Path,
+    checkpoint: dict[str, str],
     config: GeneratorConfig,
     tiles: Tiles,
     records: Sequence[EngineRecord],
@@ -225,7 +231,7 @@ def describe_bundle(
     return {
         "schema": SCHEMA_VERSION,
         "configuration": dataclasses.asdict(config),
-        "checkpoint": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
+        "checkpoint": checkpoint,
         "inputs": _describe(INPUTS, (3, 1, 1), config.img_size),
         "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
         "engines": [dataclasses.asdict(record) for record in records],

@@ -1,9 +1,9 @@
 """The INT8 engine: as many layers quantized as the accuracy asked for allows, for each form on its own."""
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ecea.export.say import Say
 from ecea.export.weights import SharedWeights
 from ecea.runtime.backends import BACKENDS, Session, Settings
 from ecea.runtime.engine import usable_processors
-from ecea.runtime.errors import BackendUnavailable
+from ecea.runtime.errors import BackendUnavailable, EceaError
 
 DEFAULT_TARGET_DB = 45.0
 
@@ -58,23 +58,26 @@ class Int8Builder:
         self._expected = expected
         self._target_db = target_db
         self._say = say
-        self._folder = Path(tempfile.mkdtemp(prefix="ecea-int8-"))
-        self._quantizer = Quantizer(self._base, calibration.feeds)
+        self._temporary = tempfile.TemporaryDirectory(prefix="ecea-int8-")
+        self._folder = Path(self._temporary.name)
+        with _on_disk():
+            self._quantizer = Quantizer(self._base, calibration.feeds)
         self._layers: tuple[LayerError, ...] | None = None
 
     def build(self) -> Iterator[Built]:
         """Yield the forms of the engine; a layer that one form had to spare is spared in the next from the start."""
         spared: tuple[str, ...] = ()
         for form in forms("int8"):
-            spared, reached = self._search(form, spared)
-            names = [name for name in self._quantizer.layers if name not in spared]
-            model = build(form, self._quantizer.quantize(_style(form), names))
+            with _on_disk():
+                spared, reached = self._search(form, spared)
+                names = [name for name in self._quantizer.layers if name not in spared]
+                model = build(form, self._quantizer.quantize(_style(form), names))
             yield Built(form, model, self._describe(form, spared, reached))
 
     def close(self) -> None:
         """Delete the temporary files."""
         self._quantizer.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.cleanup()
 
     def __enter__(self) -> "Int8Builder":
         return self
@@ -140,9 +143,26 @@ class Int8Builder:
         return {
             "style": _style(form).name,
             "target_db": self._target_db,
-            "reached_db": round(reached, 2),
+            "reached_db": at_least(reached),
             "layers": layers,
         }
+
+
+def at_least(decibels: float) -> float:
+    """Two digits, never rounded up: what falls short of a target by little does not reach it."""
+    return float(np.floor(100 * decibels) / 100)
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    """What cannot be written in the block is said of the temporary folder, which the bundle need not be in."""
+    try:
+        yield
+    except OSError as error:
+        raise EceaError(
+            f"{tempfile.gettempdir()}: what INT8 needs meanwhile cannot be written there ({error.strerror or error}): "
+            "is the disk full? Make room, or name another folder as $TMPDIR"
+        ) from error
 
 
 def _layer(node: ir.Node, error: float | None) -> LayerError:

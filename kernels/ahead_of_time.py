@@ -22,8 +22,8 @@ from triton.compiler import ASTSource
 
 from ecea.kernels.occupancy import MULTIPROCESSORS, blocks_per_multiprocessor
 from ecea.kernels.ptx import PtxError, entry, required_threads, strip_scratch, target
-from ecea.kernels.tactics import TACTICS
-from ecea.kernels.triton_kernel import HEAD_DIMS, constants, expectation_attention_kernel
+from ecea.kernels.tactics import HEAD_DIMS, TACTICS
+from ecea.kernels.triton_kernel import constants, expectation_attention_kernel
 
 # The oldest PTX ISA, as 10 x version, that knows the architecture: it decides the oldest driver that takes the kernel.
 # Named here, because Triton's default is that of the newest toolkit it finds.

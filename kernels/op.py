@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ecea.kernels.tactics import preferred
+from ecea.kernels.tactics import HEAD_DIMS, preferred
 
 
 @torch.library.custom_op("ecea::expectation_attention", mutates_args=())
@@ -30,7 +30,7 @@ def _on_cuda(qkv: Tensor, s: Tensor, gate: Tensor, num_heads: int) -> Tensor:
     from ecea.kernels import triton_kernel
 
     head_dim = gate.shape[-1] // num_heads
-    if gate.dtype not in triton_kernel.DTYPES or head_dim not in triton_kernel.HEAD_DIMS:
+    if gate.dtype not in triton_kernel.DTYPES or head_dim not in HEAD_DIMS:
         return _scaled_dot_product(qkv, s, gate, num_heads)
     major, minor = torch.cuda.get_device_capability(gate.device)
     batch, tokens, _ = gate.shape

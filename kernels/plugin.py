@@ -22,7 +22,7 @@ class Failures:
     """What the plugin's callbacks raised. TensorRT reports none of it: it goes on, or builds nothing."""
 
     def __init__(self) -> None:
-        self.raised: list[Exception] = []
+        self.raised: list[BaseException] = []
 
     def record(self, callback: Callable[..., _Result]) -> Callable[..., _Result]:
         """Keep what ``callback`` raises, and raise it all the same."""
@@ -31,15 +31,17 @@ class Failures:
         def recorded(*tensors: Any, **attributes: Any) -> _Result:
             try:
                 return callback(*tensors, **attributes)
-            except Exception as error:
+            except BaseException as error:  # an interrupt too, which comes as soon as any Python runs
                 self.raised.append(error)
                 raise
 
         return recorded
 
     def reraise(self) -> None:
-        """To be called after each build: PluginError from the first failure, if there was one; forgets them all."""
+        """After each build: forget all failures, and raise PluginError from the first, an interrupt as it is."""
         failures, self.raised = self.raised, []
+        if failures and not isinstance(failures[0], Exception):
+            raise failures[0]
         if failures:
             raise PluginError(f"the plugin {PLUGIN} failed: {failures[0]}") from failures[0]
 

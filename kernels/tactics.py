@@ -7,6 +7,10 @@ get new numbers, those of dropped ones stay unused.
 from dataclasses import dataclass
 from typing import Literal
 
+# Channels of a head that the kernel takes. A power of two for tl.arange, at least 16 for the tensor cores;
+# beyond 128 no block shape fits on the chip.
+HEAD_DIMS = (16, 32, 64, 128)
+
 # How the edge features come to the keys:
 #   products  q k^T + q s^T: the sum is never rounded; half as much again in the tensor cores.
 #   sum       q (k + s)^T: added in registers, one block ahead of its use.

@@ -14,12 +14,10 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from ecea.kernels.tactics import Tactic
+from ecea.kernels.tactics import HEAD_DIMS, Tactic
 
 LOG2E = math.log2(math.e)
 
-# A power of two for tl.arange, at least 16 for the tensor cores; beyond 128 no block shape fits on the chip.
-HEAD_DIMS = (16, 32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16)
 
 ADD_BLOCK = 1024  # numbers in a program of ``add_edges_kernel``, 16 bytes a thread

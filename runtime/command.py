@@ -7,6 +7,7 @@ import inspect
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from ecea.runtime.errors import EceaError, RequestError
 
 # The base of what typer raises on options that it cannot parse; not every version of typer names it.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+_SECONDS_TO_LEAVE_THE_COLLECTOR = 0.02  # interrupted at once, it would be lost again
 
 _M_ARENA_MAX = -8  # of <malloc.h>
 
@@ -132,6 +135,7 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
+    usual_hook, sys.unraisablehook = sys.unraisablehook, _again_if_lost
     try:
         yield
     except (typer.Exit, _USAGE_ERROR):
@@ -156,6 +160,8 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
             file=sys.stderr,
         )
         raise typer.Exit(EceaError.exit_status) from error
+    finally:
+        sys.unraisablehook = usual_hook
 
 
 def report(command: str, error: EceaError, debug: bool) -> int:
@@ -183,6 +189,18 @@ def numbers(text: str | None, what: str, example: str = "3,2,1") -> tuple[int, .
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise RequestError(f"{what} '{text}' is not a list of integers: expected one such as {example}") from error
+
+
+def _again_if_lost(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more where Python would go on: in what the garbage collector calls, no exception is heard."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        again = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+        main = threading.main_thread().ident
+        timer = threading.Timer(_SECONDS_TO_LEAVE_THE_COLLECTOR, signal.pthread_kill, [main, again])
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ecea.export.folder import describe_file, write_manifest
+from ecea.export.int8 import at_least
 from ecea.export.parity import BATCHES, Tiles, compare
 from ecea.export.plans.builder import Plan, build_plan
 from ecea.export.plans.machine import Machine
 from ecea.export.plans.network import BODY, PLUGIN, read_network
 from ecea.export.say import Say
+from ecea.kernels.tactics import HEAD_DIMS
 from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import open_engine
 
@@ -101,8 +103,11 @@ def prove_plans(
                 f"{name:<11} {where}: '{output['output']}' within {output['max_error']:.1e} of {against} "
                 f"({output['psnr_db']:.0f} dB)"
             )
-        known = {"backend": BACKEND, "arithmetic": entry["arithmetic"][0], "against": against}
+        known = {"backend": BACKEND, "arithmetic": entry["arithmetic"][0], "against": against, "tiles": tiles.source}
         entry["parity"] = [{**known, **output} for output in measured]
+        if quantization := entry["quantization"]:
+            (picture,) = (output for output in measured if output["output"] == "out")
+            entry["quantization"] = {**quantization, "reached_db": at_least(picture["missing_psnr_db"])}
     write_manifest(folder, manifest)
 
 
@@ -116,6 +121,10 @@ def _build_engine(
     files: dict[str, str] = {}
     for batch in batches:
         network = read_network(onnx_path, batch, attention)
+        if wide := next((p.head_dim for p in network.attention if p.head_dim not in HEAD_DIMS), None):
+            say(f"plan        {engine}: attention without our kernel, which is not for heads of {wide} channels")
+            attention = BODY
+            network = read_network(onnx_path, batch, attention)
         name = f"generator.{engine}.b{batch}.plan"
         plan = build_plan(machine, network, name, engine, say)
         (folder / name).write_bytes(plan.data)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,9 +15,11 @@ import onnx_ir as ir
 import pytest
 
 from ecea.calibration import Calibration
+from ecea.export import int8
 from ecea.export.forms import Built
-from ecea.export.int8 import Int8Builder
+from ecea.export.int8 import Int8Builder, at_least
 from ecea.export.parity import Tiles
+from ecea.runtime.errors import EceaError
 
 pytest.importorskip("openvino")
 
@@ -147,6 +152,28 @@ def test_of_an_impossible_target_the_best_is_taken(build: Callable[[float], Buil
 def test_the_models_given_stay_as_they_are(build: Callable[[float], Build], network: ir.Model) -> None:
     build(EASY)
     assert not {node.op_type for node in network.graph} & {"QuantizeLinear", "DequantizeLinear"}
+
+
+def test_a_target_that_is_missed_by_little_is_missed() -> None:
+    assert [at_least(decibels) for decibels in (44.996, 45.0, 45.019)] == [44.99, 45.0, 45.01]
+
+
+def test_a_full_temporary_folder_is_named_and_nothing_is_left(
+    network: ir.Model, feeds: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told of the disk that the bundle goes to, and an empty folder stayed."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(int8, "Quantizer", full)
+    tiles = Tiles(feeds[0]["image"], feeds[0]["edge"], feeds[0]["mask"], "test")
+    said = re.escape(f"{tmp_path}: what INT8 needs meanwhile cannot be written there (No space left on device)")
+    with pytest.raises(EceaError, match=said):
+        Int8Builder(network, Calibration(tuple(feeds[:1]), (), 0), tiles, feeds[0]["image"], EASY, print)
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_build_that_fails(

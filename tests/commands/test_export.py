@@ -103,7 +103,16 @@ def test_a_bundle_that_is_not_there_is_told_before_what_is_not_installed(refusal
     assert refusal("--rebuild-plans", "absent.ecea").startswith("absent.ecea: is not a bundle")
 
 
-@pytest.mark.parametrize("option", [("-o", "other.ecea"), ("--engine", "fp16"), ("--no-tensorrt",)])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("-o", "other.ecea"),
+        ("--engine", "fp16"),
+        ("--no-tensorrt",),
+        ("--num-heads", "1,2,4,8"),
+        ("--int8-target-db", "0"),
+    ],
+)
 def test_what_a_rebuild_would_ignore_is_refused(option: tuple[str, ...], refusal: Callable[..., str]) -> None:
     assert "cannot be given with --rebuild-plans" in refusal("--rebuild-plans", "site.ecea", *option)
 

@@ -141,6 +141,21 @@ def test_tokens_must_be_fixed(world: World) -> None:
         world.host.build(world.node(num_heads=1, scale=1.0), shapes, world.trt.DataType.HALF, 5)
 
 
+def test_an_interrupt_that_a_callback_meets_is_one() -> None:
+    """A signal that comes while TensorRT builds is raised in the first Python that runs, and TensorRT drops it."""
+    failures = plugin.Failures()
+
+    @failures.record
+    def callback() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        callback()
+    with pytest.raises(KeyboardInterrupt):
+        failures.reraise()
+    failures.reraise()
+
+
 def test_a_failure_between_builds_is_not_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise OSError("no space left on device")

@@ -146,6 +146,36 @@ def test_an_engine_that_gives_no_numbers_is_told(tmp_path, striped, engine_of):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_an_interrupt_that_python_loses_comes_again():
+    """In what the garbage collector calls no exception is heard: an export went on once, as if nothing had been."""
+    code = """if True:
+        import os, signal, sys, time, typer, weakref
+        from ecea.runtime.command import sentences
+
+        class Thing:
+            pass
+
+        def callback(_):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+        try:
+            with sentences("child", debug=False):
+                thing = Thing()
+                watched = weakref.ref(thing, callback)
+                del thing
+                time.sleep(10)
+                print("went on")
+        except typer.Exit as done:
+            sys.exit(done.exit_code)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "child: interrupted: what was not finished was not written\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_ends_at_once_and_leaves_nothing(tmp_path, number):
     with subprocess.Popen(

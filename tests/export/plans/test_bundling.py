@@ -154,6 +154,34 @@ def test_parity_is_measured_through_the_runtime_at_every_size(bundle: Path, sess
             assert output["max_error"] == pytest.approx({"out": 1e-5, "out_edge": 0}[output["output"]], rel=0.1)
 
 
+def test_what_an_int8_plan_reaches_is_measured_on_the_plan(whole_bundle: Path, session: Any) -> None:
+    changed = manifest(whole_bundle)
+    kept = (("int8", "tensorrt"), ("fp32", "cpu"))
+    changed["engines"] = [
+        entry for entry in changed["engines"] if any(entry["engine"] == e and b in entry["backends"] for e, b in kept)
+    ]
+    (whole_bundle / "manifest.json").write_text(json.dumps(changed))
+    session.error = 0.1
+    rebuild.rebuild_plans(whole_bundle, [1])
+    entry = plans(whole_bundle)["int8"]
+    assert entry["quantization"]["reached_db"] == pytest.approx(20, abs=0.1)
+    assert {output["tiles"] for output in entry["parity"]} == {"the built-in sample scene"}
+    said = exporter.below_target(read_bundle(whole_bundle))
+    assert said is not None
+    assert "int8 reaches 20.0 dB for tensorrt, 25 dB were asked for" in said
+
+
+def test_heads_that_the_kernel_is_not_for_get_plans_without_it(
+    bundle: Path, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundling, "HEAD_DIMS", (64, 128))
+    said: list[str] = []
+    rebuild.rebuild_plans(bundle, [1, 2], say=said.append)
+    line = "plan        fp16: attention without our kernel, which is not for heads of 32 channels"
+    assert said.count(line) == 1
+    assert plans(bundle)["fp16"]["plan"]["plugin_sha256"] is None
+
+
 def test_rebuilding_replaces_plans_and_keeps_their_batch_sizes(bundle: Path, session: Any) -> None:
     rebuild.rebuild_plans(bundle, [2])
     rebuild.rebuild_plans(bundle)
@@ -226,6 +254,22 @@ def test_an_export_without_tensorrt_says_why_there_are_no_plans(
     exporter.export_bundle(small.checkpoint, tmp_path / "a.ecea", engines=["fp16"], say=said.append)
     assert said[-1] == "plans       none, the NVIDIA driver finds no GPU"
     assert not plans(tmp_path / "a.ecea")
+
+
+def test_the_checkpoint_that_was_exported_is_the_one_that_is_named(
+    small: Any, quick_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may lie there by the time that the manifest is written."""
+    monkeypatch.setattr(exporter, "_write", lambda *_: [])
+    path = Path(shutil.copy(small.checkpoint, tmp_path / "G.pth"))
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def replace(line: str) -> None:
+        if line.startswith("traced"):
+            path.write_bytes(b"another training's")
+
+    exporter.export_bundle(path, tmp_path / "a.ecea", engines=["fp16"], tensorrt=False, say=replace)
+    assert manifest(tmp_path / "a.ecea")["checkpoint"] == {"name": "G.pth", "sha256": before}
 
 
 def test_without_a_machine_nothing_is_rebuilt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
