@@ -92,7 +92,8 @@ def inpaint(
 ) -> Result:
     """Fill the gaps of a scene and write it as a GeoTIFF; every pixel that is not filled keeps its bits.
 
-    Where an alpha band or a mask in the file says which pixels hold data, it says so of filled ones too.
+    Where an alpha band or a mask in the file, and no nodata value, says which pixels hold data, it says so of filled
+    ones too.
 
     Args:
         source: any raster that GDAL opens; integers or floats.

@@ -106,12 +106,13 @@ class Scene:
 
     @property
     def alpha_position(self) -> int | None:
-        """The alpha band as a 0-based position, if there is one and it is none of those to be filled.
+        """The alpha band as a 0-based position, where such a band says which pixels hold data.
 
-        GDAL does not look at it where a nodata value is declared too; viewers do.
+        Not where a nodata value does: GDAL calls the fourth band of an 8-bit file alpha, whatever it is.
         """
-        found = [at for at, meaning in enumerate(self._dataset.colorinterp) if meaning == ColorInterp.alpha]
-        return found[0] if found and found[0] not in self.band_positions else None
+        if MaskFlags.alpha not in self._mask_flags():
+            return None
+        return int(self._dataset.colorinterp.index(ColorInterp.alpha))
 
     @property
     def has_mask(self) -> bool:
