@@ -158,6 +158,8 @@ def _on_disk() -> Iterator[None]:
     """What cannot be written in the block is said of the temporary folder, which the bundle need not be in."""
     try:
         yield
+    except BrokenPipeError:  # of what is said meanwhile; no file is to blame
+        raise
     except OSError as error:
         raise EceaError(
             f"{tempfile.gettempdir()}: what INT8 needs meanwhile cannot be written there ({error.strerror or error}): "

@@ -176,18 +176,19 @@ def test_a_full_temporary_folder_is_named_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
 def test_nothing_is_left_of_a_build_that_fails(
-    network: ir.Model, feeds: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException], network: ir.Model, feeds: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tiles = Tiles(feeds[0]["image"], feeds[0]["edge"], feeds[0]["mask"], "test")
     calibration = Calibration(tuple(feeds[:1]), (), 0)
 
     def interrupted(line: str) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     with (
-        pytest.raises(KeyboardInterrupt),
+        pytest.raises(error),
         Int8Builder(network, calibration, tiles, feeds[0]["image"], EASY, interrupted) as builder,
     ):
         list(builder.build())
