@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # where two run at once, PyTorch's threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("here", deadline=None)  # a busy machine is no defect
+settings.load_profile("here")
 
 GOLDEN_NETWORKS = ("network_s64", "network_s128", "network_default")
 

@@ -1,6 +1,7 @@
 """``-h`` names every option, at once, and without what the command's work needs."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def test_what_cannot_be_parsed_is_one_sentence(
 @pytest.mark.parametrize("flag", ["-h", "--version"])
 def test_output_that_nothing_can_take_is_one_sentence(flag: str) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(["ecea-run", flag], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, "-c", "from ecea.runtime.cli import main; main()", flag]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "ecea-run: standard output cannot be written (No space left on device)\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import rasterio
 import torch
 
 from ecea.export import exporter
@@ -157,6 +159,27 @@ def test_an_older_bundle_is_replaced_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["small.ecea"]
 
 
+def test_an_older_bundle_comes_back_where_the_new_one_cannot_take_its_place(
+    small: Any, empty_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two renames there is none of its name."""
+    older = tmp_path / "site.ecea"
+    older.mkdir()
+    (older / "manifest.json").write_text('{"mine": 1}')
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(EceaError, match=r"site\.ecea: cannot be written \(Input/output error\)"):
+        exporter.export_bundle(small.checkpoint, older, engines=["fp32"])
+    assert (older / "manifest.json").read_text() == '{"mine": 1}'
+    assert [path.name for path in tmp_path.iterdir()] == ["site.ecea"]
+
+
 @pytest.fixture
 def empty_export(quick_export: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports write a manifest without engines, at once."""
@@ -298,8 +321,12 @@ def test_heads_that_do_not_fit_are_refused(num_heads: tuple[int, ...], small: An
     assert "--num-heads" in sentence
 
 
-def test_a_scene_without_a_gap_is_refused(small: Any, tmp_path: Path) -> None:
+def test_a_scene_that_is_absent_or_without_a_gap_is_refused(small: Any, tmp_path: Path) -> None:
     assert "no such file" in refusal(small.checkpoint, tmp_path / "site.ecea", scenes=[tmp_path / "absent.tif"])
+    whole = tmp_path / "whole.tif"
+    with rasterio.open(whole, "w", driver="GTiff", height=90, width=90, count=3, dtype="uint8", nodata=0) as target:
+        target.write(np.full((3, 90, 90), 7, np.uint8))
+    assert "no tile with a gap" in refusal(small.checkpoint, tmp_path / "site.ecea", scenes=[whole])
 
 
 # What the caller asks for reaches the generator

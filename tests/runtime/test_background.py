@@ -129,14 +129,12 @@ def test_errors_of_every_kind_cross_the_threads(error):
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_leaving_early_stops_the_thread_and_closes_the_source(taken):
     counted, items = source(1_000_000)
-    start = time.monotonic()
     with in_background(items, ahead=2, name=NAME) as consumed:
         for _ in range(taken):
             next(consumed)
     assert not alive()
     assert counted.closed_in == NAME
     assert counted.taken <= taken + 4
-    assert time.monotonic() - start < 1
 
 
 def test_an_error_of_the_consumer_stops_the_thread_and_is_the_one_raised():

@@ -360,6 +360,8 @@ def test_nodata_of_each_band_is_avoided_in_all(tmp_path, write_scene, write_vrt,
     for band, row in ((0, 10), (1, 20), (2, 30)):
         assert set(filled[band, row].tolist()) <= {499, 503}
         assert np.array_equal(np.delete(filled[band], row, axis=0), np.delete(values[band], row, axis=0))
+    with rasterio.open(tmp_path / "o.tif") as written:
+        assert written.nodata == 500  # a GeoTIFF has one
 
 
 @pytest.mark.parametrize("declared", [b"-99", b"300"])

@@ -198,6 +198,13 @@ def test_augmented_tiles_can_be_painted_where_they_could_before(seed, brightest)
     np.testing.assert_array_equal(np.sort(laid.ravel()), np.sort(image.ravel()))
 
 
+@pytest.mark.parametrize("kind", ["flips", "jitter", "bands"])
+def test_each_augmentation_changes_tiles(kind):
+    image = np.random.default_rng(0).random((3, 16, 16)).astype(np.float32)
+    changed = {augment(image, (kind,), np.random.default_rng(seed)).tobytes() for seed in range(60)}
+    assert len(changed) == {"flips": 8, "jitter": 60, "bands": 6}[kind]
+
+
 def test_augmentations_are_read_in_any_order():
     assert parse_augmentations("jitter, flips") == ("flips", "jitter")
     assert parse_augmentations("none") == ()

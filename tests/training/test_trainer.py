@@ -258,6 +258,53 @@ def test_a_gradient_that_is_no_number_is_told(patches: Path, tmp_path: Path) -> 
         trainer.run(lambda line: None, lambda step: None)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_rates_follow_the_schedule_and_the_discriminator_s_is_a_hundredth(
+    schedule: str, patches: Path, tmp_path: Path
+) -> None:
+    request = DataRequest([str(patches)], tiles_per_epoch=4)  # two steps an epoch, eight in all
+    chosen = options(schedule=schedule, lr=1e-3, save_every=4)
+    trainer = prepare(chosen, request, tmp_path / "out", device="cpu").trainer
+    pair = trainer._pair
+    seen: list[list[float]] = []
+
+    def look(step: Any) -> None:
+        optimizers = (pair._generator_optimizer, pair._discriminator_adam)
+        seen.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
+
+    trainer.run(lambda line: None, look)
+    shares = [1.0 if schedule == "constant" else (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert [rates[0] for rates in seen] == pytest.approx([1e-3 * share for share in shares])
+    assert [rates[1] for rates in seen] == pytest.approx([1e-5 * share for share in shares])
+
+
+def test_a_running_mean_is_saved(patches: Path, tmp_path: Path) -> None:
+    request = DataRequest([str(patches)], tiles_per_epoch=2)  # one step an epoch
+    chosen = options(epochs=2, save_every=1, ema=0.75)
+    trainer = prepare(chosen, request, tmp_path / "out", device="cpu").trainer
+    layer, learned = "out.block1.0.weight", []
+    trainer.run(lambda line: None, lambda step: learned.append(trainer.generator.state_dict()[layer].clone()))
+    first, second = (read(tmp_path / "out" / f"G_{epoch}.pth")[layer] for epoch in (1, 2))
+    torch.testing.assert_close(first, learned[0])
+    torch.testing.assert_close(second, 0.75 * learned[0] + 0.25 * learned[1])
+
+
+def test_workers_make_the_same_tiles(patches: Path, tmp_path: Path) -> None:
+    for workers in (0, 1):
+        run(options(epochs=1, save_every=1), patches, tmp_path / str(workers), augment="flips,jitter", workers=workers)
+    assert_equal(tmp_path / "0" / "G_1.pth", tmp_path / "1" / "G_1.pth")
+
+
+def test_the_error_over_gaps_is_of_gaps_alone() -> None:
+    error, real = GapError(), torch.zeros(1, 3, 2, 2)
+    made = torch.full_like(real, 0.9)
+    made[..., 0, 0] = 0.1
+    mask = torch.zeros(1, 1, 2, 2)
+    mask[..., 0, 0] = 1
+    error.add(made, real, mask)
+    assert error.psnr == pytest.approx(20)
+
+
 def test_errors_that_are_no_number_are_no_perfect_fill() -> None:
     error, zeros = GapError(), torch.zeros(1, 3, 4, 4)
     error.add(torch.full_like(zeros, float("nan")), zeros, torch.ones(1, 1, 4, 4))

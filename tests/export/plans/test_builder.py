@@ -288,8 +288,9 @@ def test_the_builder_s_text_is_what_the_mutations_change(
 def test_a_mistake_in_the_builder_shows(
     old: str, new: str, world: Any, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    module = mutated(old, new)  # here, or a mutation that changes nothing would be a mistake that shows
     try:
-        check_all(world, exported.path, monkeypatch, mutated(old, new))
+        check_all(world, exported.path, monkeypatch, module)
     except BaseException:  # of pytest too: an exception that should have been raised
         return
     pytest.fail("nothing noticed")

@@ -1,5 +1,6 @@
 """Gaps for clean scenes: random, the same each time, and on valid pixels."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def test_a_draw_depends_on_seed_scene_and_source_alone(source: Any, scene_of_val
     assert not np.array_equal(gap, draw_gaps(source, other, seed=3))
 
 
+def test_a_draw_is_the_same_in_every_process(scene_of_values: Make) -> None:
+    """On any machine: these are the hashes of one."""
+    scene = large(scene_of_values)
+    drawn = (draw_gaps(source, scene, seed=3) for source in (Stripes(5), MaskFiles("dots", (np.eye(60, dtype=bool),))))
+    assert [hashlib.sha256(np.packbits(gap).tobytes()).hexdigest()[:12] for gap in drawn] == [
+        "a0e2c14504b0",
+        "b2e59b6f46a0",
+    ]
+
+
 def test_stripes_ascend_and_descend(scene_of_values: Make) -> None:
     scene = large(scene_of_values)
     drops = set()
@@ -70,6 +81,14 @@ def test_a_mask_of_the_scenes_size_is_laid_on_it(scene_of_values: Make) -> None:
     gap = draw_gaps(MaskFiles("own size", (mask,)), large(scene_of_values), seed=5)
     flips = [mask[::down, ::right] for down in (-1, 1) for right in (-1, 1)]
     assert any(np.array_equal(gap, flipped) for flipped in flips)
+    drawn = [draw_gaps(MaskFiles("own size", (mask,)), large(scene_of_values), seed) for seed in range(30)]
+    assert all(any(np.array_equal(gap, flipped) for gap in drawn) for flipped in flips)
+
+
+def test_a_larger_mask_is_cut_anywhere(scene_of_values: Make) -> None:
+    mask = np.random.default_rng(0).random((400, 500)) < 0.2
+    drawn = {draw_gaps(MaskFiles("large", (mask,)), large(scene_of_values), seed).tobytes() for seed in range(20)}
+    assert len(drawn) == 20
 
 
 def test_every_mask_of_a_folder_is_drawn(tmp_path: Path, write_raster: Make, scene_of_values: Make) -> None:
@@ -78,6 +97,9 @@ def test_every_mask_of_a_folder_is_drawn(tmp_path: Path, write_raster: Make, sce
     source = mask_source(tmp_path)
     assert source.label == tmp_path.name
     assert len(source.masks) == 3
+    apart = MaskFiles("apart", tuple(np.arange(20)[:, None] % 3 == number for number in range(3)))
+    scene = scene_of_values(np.zeros((3, 20, 20), np.uint8))
+    assert len({draw_gaps(apart, scene, seed).tobytes() for seed in range(30)}) >= 3
     one = mask_source(tmp_path / "2.tif")
     assert (one.label, len(one.masks)) == ("2", 1)
 

@@ -88,6 +88,16 @@ def test_cases_are_spread(scenes: int, gaps: int) -> None:
     assert len({source for _, source in wanted}) == min(gaps, CASES)
 
 
-def test_a_perfect_method_has_no_error_to_draw(scenes: list[Path], tmp_path: Path, write_raster: Make) -> None:
-    flat = write_raster(tmp_path / "flat.tif", np.full((3, 60, 60), 90, np.uint8), nodata=0)
-    assert sheet_of(tmp_path / "sheet.png", [flat], 1).size
+def test_errors_are_drawn_where_they_are(tmp_path: Path, write_raster: Make) -> None:
+    """Black outside the gaps, and everywhere where a method makes none."""
+    flat = np.full((3, 60, 60), 90, np.uint8)
+    rough = np.random.default_rng(1).integers(20, 180, (3, 60, 60), dtype=np.uint8)
+    for name, values in (("flat", flat), ("rough", rough)):
+        sheet = sheet_of(tmp_path / "sheet.png", [write_raster(tmp_path / f"{name}.tif", values, nodata=0)], 1)
+        clean, holed, filled = (sheet[54 : 54 + PANEL, left : left + PANEL] for left in (20, 310, 600))
+        errors = sheet[368 : 368 + PANEL, 600 : 600 + PANEL].max(axis=2)
+        gap = (holed == GAP_COLOUR).all(axis=2)
+        assert errors[~gap].max() <= 4  # the darkest colour is nearly black
+        assert np.array_equal(clean[~gap], filled[~gap])
+        assert (errors[gap] > 4).mean() == pytest.approx(0 if name == "flat" else 1, abs=0.1)
+        assert (clean[gap] != filled[gap]).any(axis=1).mean() == pytest.approx(0 if name == "flat" else 1, abs=0.1)
