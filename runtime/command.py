@@ -7,7 +7,6 @@ import inspect
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -194,13 +193,20 @@ def numbers(text: str | None, what: str, example: str = "3,2,1") -> tuple[int, .
 def _again_if_lost(unraisable: "sys.UnraisableHookArgs") -> None:
     """Interrupt once more where Python would go on: in what the garbage collector calls, no exception is heard."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        again = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
-        main = threading.main_thread().ident
-        timer = threading.Timer(_SECONDS_TO_LEAVE_THE_COLLECTOR, signal.pthread_kill, [main, again])
-        timer.daemon = True
-        timer.start()
+        signal.signal(signal.SIGALRM, _interrupt_outside)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_LEAVE_THE_COLLECTOR)
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _interrupt_outside(number: int, frame: FrameType | None) -> None:
+    """Interrupt, but not within :func:`_again_if_lost`, where it would be lost for good: then later."""
+    outer = frame
+    while outer is not None and outer.f_code is not _again_if_lost.__code__:
+        outer = outer.f_back
+    if outer is None:
+        raise KeyboardInterrupt
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_LEAVE_THE_COLLECTOR)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -183,7 +183,8 @@ def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> 
 
 def _check_not_read(target: Path, files: Iterable[str]) -> None:
     for file in files:
-        if any(same_file(file, replaced) for replaced in (target, *sidecars(target))):
+        beside = [path.absolute() for path in sidecars(Path(file))]  # where GDAL would look for more of it
+        if target.absolute() in beside or any(same_file(file, replaced) for replaced in (target, *sidecars(target))):
             raise RequestError(f"{target}: is read for this scene, so it is not overwritten: name another output")
 
 

@@ -1,6 +1,6 @@
 """Where the gaps of a scene are known from: its nodata, zeros, a mask file, or Landsat's quality bands."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,7 +62,7 @@ class FileMask:
 
     def __init__(self, path: str, height: int, width: int, stack: ExitStack) -> None:
         self._dataset = _open_same_size(path, height, width, stack)
-        self.files = tuple(self._dataset.files)
+        self.files = files_behind(self._dataset)
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         return np.asarray(self._dataset.read(1, window=window) != 0)
@@ -79,7 +79,7 @@ class QualityMask:
         radsat = pixel.with_name(pixel.name.removesuffix(_QA_PIXEL_SUFFIX) + _QA_RADSAT_SUFFIX)
         self._radsat = _open_same_size(radsat, height, width, stack) if radsat.exists() else None
         opened = [dataset for dataset in (self._pixel, self._radsat) if dataset is not None]
-        self.files = tuple(file for dataset in opened for file in dataset.files)
+        self.files = tuple(file for dataset in opened for file in files_behind(dataset))
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
         gaps = (self._pixel.read(1, window=window) & _QA_PIXEL_FILL) != 0
@@ -118,6 +118,21 @@ def _open_same_size(path: str | Path, height: int, width: int, stack: ExitStack)
             "mask on the scene's own grid"
         )
     return dataset
+
+
+def files_behind(dataset: Any) -> tuple[str, ...]:
+    """The files that an open raster is made of, and those that these are made of: GDAL lists one level of VRTs."""
+    found: dict[str, None] = {}
+    pending = list(dataset.files)
+    while pending:
+        file = pending.pop()
+        if file in found:
+            continue
+        found[file] = None
+        if file.lower().endswith(".vrt"):
+            with suppress(rasterio.errors.RasterioError), rasterio.open(file) as inner:
+                pending += inner.files
+    return tuple(found)
 
 
 def _quality_file(scene: Path) -> Path:

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.masks import Mask, open_mask
+from ecea.runtime.masks import Mask, files_behind, open_mask
 from ecea.runtime.paths import is_special
 
 DEFAULT_BANDS = (1, 2, 3)
@@ -82,7 +82,7 @@ class Scene:
     @property
     def files(self) -> tuple[str, ...]:
         """All that it is read from, its mask among it; what GDAL makes up in memory is not."""
-        return (self.path, *self._dataset.files, *self._mask.files)
+        return (self.path, *files_behind(self._dataset), *self._mask.files)
 
     @property
     def height(self) -> int:

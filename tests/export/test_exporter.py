@@ -270,8 +270,9 @@ def test_a_missing_folder_is_refused(small: Any, tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here that nobody can write")
 def test_a_folder_that_cannot_be_written_is_refused(small: Any) -> None:
     """Before anything is traced: the rights of a folder do not tell, of /proc they say that root may."""
-    said = refusal(small.checkpoint, Path("/proc/site.ecea"))
-    assert said.startswith("/proc/site.ecea: the folder /proc cannot be written (")
+    with pytest.raises(RequestError) as refused:
+        exporter.export_bundle(small.checkpoint, Path("/proc/site.ecea"))
+    assert str(refused.value).startswith("/proc/site.ecea: the folder /proc cannot be written (")
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "empty folder"])

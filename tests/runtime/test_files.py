@@ -46,12 +46,16 @@ def test_nothing_that_is_read_is_replaced(tmp_path, striped, write_scene, write_
     for name in ("LE07_X_QA_PIXEL.TIF", "LE07_X_QA_RADSAT.TIF", "mask.tif", "o.tif.msk"):
         write_scene(tmp_path / name, np.zeros((1, 70, 80), np.uint16), driver="GTiff")
     write_vrt(tmp_path / "mask.vrt", "mask.tif", (1,))
+    write_vrt(tmp_path / "outer.vrt", "mask.vrt", (1,))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for mask, target in (
         ("qa", "LE07_X_QA_PIXEL.TIF"),
         ("qa", "LE07_X_QA_RADSAT.TIF"),
         (str(tmp_path / "mask.vrt"), "mask.tif"),
+        (str(tmp_path / "outer.vrt"), "mask.tif"),  # a source of a source
         (str(tmp_path / "o.tif.msk"), "o.tif"),
+        (str(tmp_path / "mask.tif"), "mask.tif.ovr"),  # which is not there yet
+        (str(tmp_path / "mask.tif"), "LE07_X_SR.TIF.aux.xml"),
     ):
         with pytest.raises(RequestError, match=rf"{target}: is read for this scene"):
             inpaint(tmp_path / "LE07_X_SR.TIF", tmp_path / target, engine_of(0.5), mask=mask)
