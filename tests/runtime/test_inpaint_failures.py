@@ -152,6 +152,8 @@ def test_an_interrupt_that_python_loses_comes_again():
         import os, signal, sys, time, typer, weakref
         from ecea.runtime.command import sentences
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job has ignored
+
         class Thing:
             pass
 
