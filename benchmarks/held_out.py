@@ -20,6 +20,7 @@ import typer
 from ecea.runtime.command import Threads, start_script
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
+from ecea.runtime.writer import check_destination, written_whole
 from ecea.training.evaluation.baselines import BASELINES
 from ecea.training.evaluation.checkpoint import open_checkpoint
 from ecea.training.evaluation.evaluate import Outcome, evaluate
@@ -57,6 +58,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULT,
 ) -> None:
     """Fill the gaps of every scene with NETWORK and with the baselines, print a table and write JSON."""
+    check_destination(output)
     gaps: list[GapSource] = [*stripes(WIDTHS), mask_source(data / MASK)]
     opened = open_engine(network, threads=threads) if network.is_dir() else open_checkpoint(network, threads=threads)
     scenes: dict[str, dict[str, Any]] = {}
@@ -75,7 +77,8 @@ def main(
     }
     print("mean of the folds: " + ", ".join(f"{label} {value:.3f} dB" for label, value in folds.items()))
     record = {"network": network.name, "sha256": engine.bundle.sha256, "mean_of_folds_db": folds, "scenes": scenes}
-    output.write_text(json.dumps(record, indent=1) + "\n")
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _sources(data: Path, scene: str) -> list[Source]:

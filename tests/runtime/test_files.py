@@ -1,10 +1,13 @@
-"""The files of a run: what is written beside an output, what is never replaced, and what is read from elsewhere."""
+"""The files of a run: what is read from elsewhere, what is written beside an output, and what is never replaced."""
 
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+from rasterio.drivers import raster_driver_extensions
 
 from ecea.runtime import RequestError, inpaint
 
@@ -69,3 +72,39 @@ def test_a_mask_on_the_web_is_asked_for_where_it_is(tmp_path, striped, engine_of
     with pytest.raises(RequestError) as refused:
         inpaint(striped[0], tmp_path / "o.tif", engine_of(0.5), mask=address)
     assert str(refused.value).startswith(f"{address}: is not a mask that can be read (")
+
+
+def test_a_scene_inside_an_archive(tmp_path, striped, read_bands, engine_of):
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.write(striped[0], "folder/striped.tif")
+    inpaint(f"/vsizip/{tmp_path / 's.zip'}/folder/striped.tif", tmp_path / "o.tif", engine_of(0.5))
+    assert np.array_equal(read_bands(tmp_path / "o.tif"), striped[2])
+
+
+def test_a_scene_that_is_a_vrt(tmp_path, striped, write_vrt, engine_of):
+    path = write_vrt(tmp_path / "s.vrt", "striped.tif", (0, 0, 0), "Byte")
+    inpaint(path, tmp_path / "o.tif", engine_of(0.5))
+    with rasterio.open(tmp_path / "o.tif") as written:
+        assert np.array_equal(written.read(), striped[2])
+        assert (written.driver, written.nodata, written.crs) == ("GTiff", 0, "EPSG:32633")
+        assert written.descriptions == ("band 1", "band 2", "band 3")
+
+
+@pytest.mark.parametrize(
+    ("extension", "options"),
+    [("png", {}), ("jp2", {"QUALITY": "100", "REVERSIBLE": "YES"}), ("img", {}), ("bsq", {})],
+)
+def test_scenes_in_other_formats(tmp_path, striped, engine_of, extension, options):
+    driver = {**raster_driver_extensions(), "bsq": "ENVI"}.get(extension)
+    if driver is None:
+        pytest.skip(f"GDAL has no driver that writes .{extension} here")
+    path = tmp_path / f"s.{extension}"
+    rasterio.shutil.copy(striped[0], path, driver=driver, **options)
+    inpaint(path, tmp_path / "o.tif", engine_of(0.5))
+    with rasterio.open(path) as source, rasterio.open(tmp_path / "o.tif") as written:
+        assert source.driver == driver
+        assert np.array_equal(written.read(), striped[2])
+        assert (written.nodata, written.crs.to_epsg(), written.transform) == (0, 32633, source.transform)
+        assert not [name for name in written.tag_namespaces() if name.startswith("xml:")]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert not [name for name in names if name.startswith(".") or name.startswith("o.tif.")]

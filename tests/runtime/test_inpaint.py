@@ -1,7 +1,6 @@
 """Whole scenes: what is filled, with what, and that nothing else changes."""
 
 import threading
-import zipfile
 
 import numpy as np
 import pytest
@@ -10,10 +9,8 @@ import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio._env import get_gdal_config
-from rasterio.drivers import raster_driver_extensions
-from rasterio.enums import ColorInterp
 
-from ecea.runtime import RequestError, inpaint
+from ecea.runtime import inpaint
 from ecea.runtime.inpaint import scene_tiles
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
@@ -288,96 +285,6 @@ def test_a_filled_pixel_is_opaque_and_the_collar_stays_transparent(tmp_path, wri
     filled = read_bands(tmp_path / "o.tif")
     values[:3, 70:74], values[3, 70:74] = 128, 255
     assert np.array_equal(filled, values)
-
-
-def test_a_fourth_band_beside_nodata_is_copied(tmp_path, write_scene, read_bands, engine_of):
-    """GDAL calls it alpha in any 8-bit file; it may as well be near infrared."""
-    values = np.random.default_rng(0).integers(1, 200, (4, 60, 60)).astype(np.uint8)
-    values[:, 30:34] = 0
-    path = write_scene(tmp_path / "s.tif", values, nodata=0)
-    with rasterio.open(path) as scene:
-        assert scene.colorinterp[3] == ColorInterp.alpha
-    assert inpaint(path, tmp_path / "o.tif", engine_of(0.5)).pixels_filled == 240
-    values[:3, 30:34] = 128
-    assert np.array_equal(read_bands(tmp_path / "o.tif"), values)
-
-
-@pytest.mark.parametrize("nodata", [np.inf, -np.inf])
-def test_infinite_nodata_is_not_what_gaps_are_filled_with(tmp_path, write_scene, read_bands, engine_of, nodata):
-    """Any value was taken for one that reads as infinity, and moved beside it: to infinity."""
-    values = np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
-    values[:, 20:23] = nodata
-    path = write_scene(tmp_path / "s.tif", values, nodata=nodata)
-    assert inpaint(path, tmp_path / "o.tif", engine_of(0.5), stretch=(0, 1)).pixels_filled == 120
-    values[:, 20:23] = 0.5
-    assert np.array_equal(read_bands(tmp_path / "o.tif"), values)
-
-
-def test_a_scene_inside_an_archive(tmp_path, striped, read_bands, engine_of):
-    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
-        archive.write(striped[0], "folder/striped.tif")
-    inpaint(f"/vsizip/{tmp_path / 's.zip'}/folder/striped.tif", tmp_path / "o.tif", engine_of(0.5))
-    assert np.array_equal(read_bands(tmp_path / "o.tif"), striped[2])
-
-
-def test_a_scene_that_is_a_vrt(tmp_path, striped, write_vrt, engine_of):
-    path = write_vrt(tmp_path / "s.vrt", "striped.tif", (0, 0, 0), "Byte")
-    inpaint(path, tmp_path / "o.tif", engine_of(0.5))
-    with rasterio.open(tmp_path / "o.tif") as written:
-        assert np.array_equal(written.read(), striped[2])
-        assert (written.driver, written.nodata, written.crs) == ("GTiff", 0, "EPSG:32633")
-        assert written.descriptions == ("band 1", "band 2", "band 3")
-
-
-@pytest.mark.parametrize(
-    ("extension", "options"),
-    [("png", {}), ("jp2", {"QUALITY": "100", "REVERSIBLE": "YES"}), ("img", {}), ("bsq", {})],
-)
-def test_scenes_in_other_formats(tmp_path, striped, engine_of, extension, options):
-    driver = {**raster_driver_extensions(), "bsq": "ENVI"}.get(extension)
-    if driver is None:
-        pytest.skip(f"GDAL has no driver that writes .{extension} here")
-    path = tmp_path / f"s.{extension}"
-    rasterio.shutil.copy(striped[0], path, driver=driver, **options)
-    inpaint(path, tmp_path / "o.tif", engine_of(0.5))
-    with rasterio.open(path) as source, rasterio.open(tmp_path / "o.tif") as written:
-        assert source.driver == driver
-        assert np.array_equal(written.read(), striped[2])
-        assert (written.nodata, written.crs.to_epsg(), written.transform) == (0, 32633, source.transform)
-        assert not [name for name in written.tag_namespaces() if name.startswith("xml:")]
-    names = {path.name for path in tmp_path.iterdir()}
-    assert not [name for name in names if name.startswith(".") or name.startswith("o.tif.")]
-
-
-def test_nodata_of_each_band_is_avoided_in_all(tmp_path, write_scene, write_vrt, read_bands, engine_of):
-    values = np.random.default_rng(0).integers(1000, 2000, (3, 50, 50)).astype(np.uint16)
-    values[0, 10], values[1, 20], values[2, 30] = 500, 501, 502
-    write_scene(tmp_path / "s.tif", values)
-    path = write_vrt(tmp_path / "s.vrt", "s.tif", (500, 501, 502))
-    result = inpaint(path, tmp_path / "o.tif", engine_of(0.5, 64), stretch=(0, 1002))  # 0.5 is 501
-    filled = read_bands(tmp_path / "o.tif")
-    assert result.pixels_filled == 150
-    for band, row in ((0, 10), (1, 20), (2, 30)):
-        assert set(filled[band, row].tolist()) <= {499, 503}
-        assert np.array_equal(np.delete(filled[band], row, axis=0), np.delete(values[band], row, axis=0))
-    with rasterio.open(tmp_path / "o.tif") as written:
-        assert written.nodata == 500  # a GeoTIFF has one
-
-
-@pytest.mark.parametrize("declared", [b"-99", b"300"])
-def test_nodata_outside_the_dtype_is_as_good_as_none(tmp_path, write_scene, read_bands, engine_of, declared):
-    values = np.random.default_rng(0).integers(1, 254, (3, 40, 40)).astype(np.uint8)
-    path = write_scene(tmp_path / "s.tif", values, nodata=255)
-    raw = path.read_bytes()
-    assert raw.count(b"255\0") == 1
-    path.write_bytes(raw.replace(b"255\0", declared + b"\0"))
-    with pytest.raises(RequestError, match="declares no nodata"):
-        inpaint(path, tmp_path / "o.tif", engine_of(0.5))
-    holes = np.zeros((1, 40, 40), np.uint8)
-    holes[0, 10:12] = 1
-    inpaint(path, tmp_path / "o.tif", engine_of(0.5), mask=write_scene(tmp_path / "m.tif", holes))
-    values[:, 10:12] = 128
-    assert np.array_equal(read_bands(tmp_path / "o.tif"), values)
 
 
 def test_the_generator_sees_the_stretched_scene_and_paints_in_its_units(tmp_path, write_scene, read_bands, engine_of):
