@@ -60,7 +60,7 @@ class Int8Builder:
         self._say = say
         self._temporary = tempfile.TemporaryDirectory(prefix="ecea-int8-")
         self._folder = Path(self._temporary.name)
-        with _on_disk():
+        with _in_temporary_folder():
             self._quantizer = Quantizer(self._base, calibration.feeds)
         self._layers: tuple[LayerError, ...] | None = None
 
@@ -68,7 +68,7 @@ class Int8Builder:
         """Yield the forms of the engine; a layer that one form had to spare is spared in the next from the start."""
         spared: tuple[str, ...] = ()
         for form in forms("int8"):
-            with _on_disk():
+            with _in_temporary_folder():
                 spared, reached = self._search(form, spared)
                 names = [name for name in self._quantizer.layers if name not in spared]
                 model = build(form, self._quantizer.quantize(_style(form), names))
@@ -154,7 +154,7 @@ def at_least(decibels: float) -> float:
 
 
 @contextmanager
-def _on_disk() -> Iterator[None]:
+def _in_temporary_folder() -> Iterator[None]:
     """What cannot be written in the block is said of the temporary folder, which the bundle need not be in."""
     try:
         yield

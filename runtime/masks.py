@@ -1,6 +1,6 @@
 """Where the gaps of a scene are known from: its nodata, zeros, a mask file, or Landsat's quality bands."""
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import rasterio
 from rasterio.windows import Window
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.paths import is_special
+from ecea.runtime.paths import files_behind, is_special
 
 Mask = npt.NDArray[np.bool_]
 
@@ -118,21 +118,6 @@ def _open_same_size(path: str | Path, height: int, width: int, stack: ExitStack)
             "mask on the scene's own grid"
         )
     return dataset
-
-
-def files_behind(dataset: Any) -> tuple[str, ...]:
-    """The files that an open raster is made of, and those that these are made of: GDAL lists one level of VRTs."""
-    found: dict[str, None] = {}
-    pending = list(dataset.files)
-    while pending:
-        file = pending.pop()
-        if file in found:
-            continue
-        found[file] = None
-        if file.lower().endswith(".vrt"):
-            with suppress(rasterio.errors.RasterioError), rasterio.open(file) as inner:
-                pending += inner.files
-    return tuple(found)
 
 
 def _quality_file(scene: Path) -> Path:

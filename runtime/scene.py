@@ -15,8 +15,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.masks import Mask, files_behind, open_mask
-from ecea.runtime.paths import is_special
+from ecea.runtime.masks import Mask, open_mask
+from ecea.runtime.paths import files_behind, is_special
 
 DEFAULT_BANDS = (1, 2, 3)
 
