@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -282,6 +283,15 @@ def test_openvino_is_imported_without_its_telemetry():
         "assert not any(name.startswith('openvino_telemetry') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("first", ["ecea.runtime", "ecea.calibration"])
+def test_onnx_runtime_is_imported_without_its_telemetry(tmp_path, first):
+    # Where it is not kept out, it begins with an identity of the machine in the user's home.
+    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    code = f"import {first}, onnxruntime; assert onnxruntime.get_available_providers()"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **home}, timeout=100)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Brings arrays to OpenVINO's bindings from several threads, before any other has been brought.
