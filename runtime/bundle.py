@@ -135,6 +135,8 @@ def read_bundle(path: Path) -> Bundle:
         RequestError: where there is no bundle, or its manifest is damaged or of a newer schema.
     """
     manifest_path = path / MANIFEST_NAME
+    if is_special(manifest_path):
+        raise RequestError(f"{manifest_path}: is a device or a pipe, expected a file: export the bundle again")
     try:
         raw = manifest_path.read_bytes()
     except OSError as error:

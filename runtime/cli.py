@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, report, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, report, say, sentence, sentences, start
 from ecea.runtime.engine import Engine, by_reason, open_engine, usable_processors
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import OnRows, Result, inpaint, mask_or_default
-from ecea.runtime.paths import same_file
+from ecea.runtime.paths import is_read_through, same_file
 from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report
 from ecea.runtime.scene import Scene
@@ -67,7 +67,7 @@ def run(
     overlap: Annotated[
         int | None, typer.Option(metavar="PX", help="Shared by tiles; default: 5/64 of one, as published.")
     ] = None,
-    blend: Annotated[str, typer.Option(help="linear or mean.")] = "linear",
+    blend: Annotated[str | None, typer.Option(help="linear (default) or mean.")] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Reproduce the published application.")] = False,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Tiles given to a stream at once; default: what suits the backend.")
@@ -96,10 +96,7 @@ def run(
                 "batch": batch,
             }
             targets = _destinations(scenes, output)
-            if report_file is not None:
-                _check_report(
-                    report_file, [*scenes, *targets, *([mask] if mask else []), *_files_read(scenes, options)]
-                )
+            _check_not_read(targets, report_file, scenes, options)
             threads = usable_processors() if threads is None else threads
             opened = open_engine(
                 bundle,
@@ -136,7 +133,7 @@ def _refusal_as_json(wanted: bool) -> Iterator[None]:
 
 
 def _print_json(results: list[Result], errors: list[dict[str, str]]) -> None:
-    print(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
+    say(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
 
 
 def _fill_all(
@@ -149,14 +146,14 @@ def _fill_all(
     for scene, target in zip(scenes, targets, strict=True):
         try:
             with _progress(scene) as on_rows:
-                result = inpaint(scene, target, engine, **options, on_rows=on_rows)
-        except EceaError as error:
-            errors.append({"source": scene, "message": str(error)})
+                results.append(inpaint(scene, target, engine, **options, on_rows=on_rows))
+            if not quiet:
+                say(closing_line(results[-1]))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            errors.append({"source": scene, "message": sentence(error)})
             status = max(status, report(COMMAND, error, debug))
-            continue
-        results.append(result)
-        if not quiet:
-            print(closing_line(result))
     return results, errors, status
 
 
@@ -217,19 +214,28 @@ def _destinations(scenes: list[str], output: str | None) -> list[Path]:
     return targets
 
 
+def _check_not_read(targets: list[Path], page: Path | None, scenes: list[str], options: Mapping[str, Any]) -> None:
+    """Refuse a page that cannot be written, and whatever would take the place of a raster of this run."""
+    read: list[str] = []
+    replaced = [target for target in targets if os.path.lexists(target)]
+    if page is not None or (replaced and len(scenes) > 1):  # what one scene is read from, inpaint looks at itself
+        named = [options["mask"]] if options["mask"] else []
+        read = [*scenes, *named, *_files_read(scenes, options)]
+    for target in replaced if len(scenes) > 1 else []:
+        if is_read_through(target, read):
+            raise RequestError(f"{target}: is read in this run, so it is not overwritten: name another output")
+    if page is not None:
+        check_destination(page)
+        if page.resolve() in [target.resolve() for target in targets] or is_read_through(page, [*read, *targets]):
+            raise RequestError(f"{page}: is a raster of this run, not a place for its report: name another file")
+
+
 def _files_read(scenes: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
     """What scenes and their masks are read from. Those that cannot be opened say so when their turn comes."""
     mask = mask_or_default(options["mask"], options["reference"])
     for path in scenes:
-        with suppress(EceaError), Scene(path, bands=options["bands"], mask=mask) as scene:
+        with suppress(Exception), Scene(path, bands=options["bands"], mask=mask) as scene:
             yield from scene.files
-
-
-def _check_report(path: Path, taken: list[str | Path]) -> None:
-    """Refuse a page that cannot be written or would take the place of a scene, its mask or an output."""
-    check_destination(path)
-    if any(same_file(path, other) or path.resolve() == Path(other).resolve() for other in taken):
-        raise RequestError(f"{path}: is a raster of this run, not a place for its report: name another file")
 
 
 def _say_engine(engine: Engine) -> None:

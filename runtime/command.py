@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.metadata
 import inspect
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,8 @@ def new_app() -> typer.Typer:
 def start(app: typer.Typer, command: str) -> NoReturn:
     """Run a command and exit; arguments that cannot be parsed are one sentence too."""
     _keep_one_arena()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # which may be unable to hold the name of a file
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:  # libraries warn programmers: of scenes without a georeference, for one
         warnings.simplefilter("ignore")
     try:
@@ -63,12 +66,31 @@ def start(app: typer.Typer, command: str) -> NoReturn:
         _discard_stdout()
         status = EceaError.exit_status
     except OSError as error:  # of what was printed: whatever else goes wrong is said by then
-        _discard_stdout()
-        status = report(command, EceaError(f"standard output cannot be written ({error.strerror})"), debug=False)
+        status = report(command, _unwritten(error), debug=False)
     except _USAGE_ERROR as error:
         message = error.format_message().rstrip(".") + _value_given(error)  # type: ignore[attr-defined]
         status = report(command, RequestError(f"{message}: see {command} -h"), debug=False)
     sys.exit(status)
+
+
+def say(text: str) -> None:
+    """Print a result at once.
+
+    Raises:
+        EceaError: where standard output cannot be written; nothing more is printed there then.
+        BrokenPipeError: where its reader has gone.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritten(error) from error
+
+
+def _unwritten(error: OSError) -> EceaError:
+    _discard_stdout()
+    return EceaError(f"standard output cannot be written ({error.strerror})")
 
 
 def start_script(command: str, work: Callable[..., None]) -> NoReturn:
@@ -147,28 +169,30 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
     except BrokenPipeError as error:  # who reads our output has gone, as `| head` does
         _discard_stdout()
         raise typer.Exit(EceaError.exit_status) from error
-    except MemoryError as error:
-        raise typer.Exit(report(command, EceaError("the machine is out of memory"), debug)) from error
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        kind = type(error).__name__
-        print(
-            f"{command}: failed on something it does not know ({kind}: {_one_line(error)}): run it again with --debug "
-            "and report what it prints",
-            file=sys.stderr,
-        )
-        raise typer.Exit(EceaError.exit_status) from error
+        raise typer.Exit(report(command, error, debug)) from error
     finally:
         sys.unraisablehook = usual_hook
 
 
-def report(command: str, error: EceaError, debug: bool) -> int:
+def report(command: str, error: Exception, debug: bool) -> int:
     """Print an error as its sentence; return the exit status."""
     if debug:
         traceback.print_exception(error)
-    print(f"{command}: {_one_line(error)}", file=sys.stderr)
-    return error.exit_status
+    print(f"{command}: {sentence(error)}", file=sys.stderr)
+    return error.exit_status if isinstance(error, EceaError) else EceaError.exit_status
+
+
+def sentence(error: Exception) -> str:
+    """What an error says to users, whether it was foreseen or not."""
+    if isinstance(error, EceaError):
+        return _one_line(error)
+    if isinstance(error, MemoryError):
+        return "the machine is out of memory"
+    return (
+        f"failed on something it does not know ({type(error).__name__}: {_one_line(error)}): run it again with --debug "
+        "and report what it prints"
+    )
 
 
 def _one_line(error: Exception) -> str:

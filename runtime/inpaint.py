@@ -13,13 +13,13 @@ import rasterio
 from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import Engine
 from ecea.runtime.errors import RequestError
-from ecea.runtime.paths import real_parents, same_file
+from ecea.runtime.paths import check_name, is_read_through
 from ecea.runtime.pipeline import Progress, SceneRows, TileBatch, cut_strips, fill_rows, prepare_tiles
 from ecea.runtime.recipe import Recipe, default_recipe, published_recipe
 from ecea.runtime.scene import DEFAULT_BANDS, Scene
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.survey import Survey, survey
-from ecea.runtime.tiles import covering_grid, default_overlap
+from ecea.runtime.tiles import BLENDS, covering_grid, default_overlap
 from ecea.runtime.writer import check_destination, geotiff_like, sidecars, whole_or_nothing
 
 # GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. A row of blocks must stay: it is
@@ -85,7 +85,7 @@ def inpaint(
     mask: str | os.PathLike[str] | None = None,
     stretch: Stretch | Sequence[float] | None = None,
     overlap: int | None = None,
-    blend: str = "linear",
+    blend: str | None = None,
     reference: bool = False,
     batch: int | None = None,
     on_rows: OnRows | None = None,
@@ -93,7 +93,7 @@ def inpaint(
     """Fill the gaps of a scene and write it as a GeoTIFF; every pixel that is not filled keeps its bits.
 
     Where an alpha band or a mask in the file, and no nodata value, says which pixels hold data, it says so of filled
-    ones too.
+    ones too, if no other bands are there that still hold nothing.
 
     Args:
         source: any raster that GDAL opens; integers or floats.
@@ -105,9 +105,10 @@ def inpaint(
         stretch: (minimum, maximum[, gamma]) in the scene's units, mapped to [0, 1] for the generator; None: 0 to 255
             for uint8, else chosen from the scene's values.
         overlap: pixels that neighbouring tiles share at least, 0 to half a tile; None: 20 px of 256, as published.
-        blend: ``linear`` or ``mean``, how they are averaged there.
+        blend: ``linear`` (default) or ``mean``, how they are averaged there.
         reference: reproduce the published application on an 8-bit scene: its tiles, mean blending, ``mask="zero"``,
-            values ``floor(255 v)``, and the whole generated image written, valid pixels too.
+            values ``floor(255 v)``, and the whole generated image written, valid pixels too. Not with a stretch,
+            overlap or blending of one's own.
         batch: tiles that a stream of the engine is given at once; None: as many as suit its backend
             (:attr:`ecea.runtime.Engine.batch`).
         on_rows: called from this thread with the rows done so far, the rows of the scene, and the progress.
@@ -120,6 +121,8 @@ def inpaint(
     target = Path(destination)
     tiles_at_once = engine.batch if batch is None else batch
     _check_request(source, target, tiles_at_once)
+    if reference:
+        _check_published(overlap=overlap, blend=blend, stretch=stretch)
     selected_by = mask_or_default(mask, reference)
     progress = Progress()
     with (
@@ -130,11 +133,11 @@ def inpaint(
         with progress.timed("survey"):
             seen = survey(scene)
         if reference:
-            recipe = published_recipe(scene, engine.tile_size, stretch)
+            recipe = published_recipe(scene, engine.tile_size)
         else:
             size = engine.tile_size
             shared = default_overlap(size) if overlap is None else overlap
-            grid = covering_grid(scene.height, scene.width, size, shared, blend)
+            grid = covering_grid(scene.height, scene.width, size, shared, BLENDS[0] if blend is None else blend)
             recipe = default_recipe(scene, grid, stretch, seen)
         pixels = _fill_and_write(scene, seen, target, engine, recipe, tiles_at_once, progress, on_rows)
         return Result(
@@ -174,17 +177,27 @@ class _Pixels:
 
 
 def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> None:
-    # An archive is a folder of scenes: a path through it leads to the archive's own file.
-    if any(same_file(part, target) for part in (source, *real_parents(source))):
+    check_name(target)
+    if is_read_through(target, [source]):
         raise RequestError(f"{target}: is the scene itself, which is never changed: name another output")
     check_destination(target)
     check_batch(batch)
 
 
+def _check_published(**given: object) -> None:
+    """Refuse what the reference mode would have to ignore."""
+    for name, value in given.items():
+        if value is not None:
+            raise RequestError(
+                f"{name} {value}: the reference mode has its own: leave --{name} out, or run without --reference"
+            )
+
+
 def _check_not_read(target: Path, files: Iterable[str]) -> None:
     for file in files:
         beside = [path.absolute() for path in sidecars(Path(file))]  # where GDAL would look for more of it
-        if target.absolute() in beside or any(same_file(file, replaced) for replaced in (target, *sidecars(target))):
+        replaced = (target, *sidecars(target))
+        if target.absolute() in beside or any(is_read_through(path, [file]) for path in replaced):
             raise RequestError(f"{target}: is read for this scene, so it is not overwritten: name another output")
 
 

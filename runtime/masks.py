@@ -10,7 +10,7 @@ import rasterio
 from rasterio.windows import Window
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.paths import files_behind, is_special
+from ecea.runtime.paths import check_name, files_behind, is_special
 
 Mask = npt.NDArray[np.bool_]
 
@@ -75,9 +75,9 @@ class QualityMask:
 
     def __init__(self, scene: Path, height: int, width: int, stack: ExitStack) -> None:
         pixel = _quality_file(scene)
-        self._pixel = _open_same_size(pixel, height, width, stack)
+        self._pixel = _open_bits(pixel, 1, height, width, stack)
         radsat = pixel.with_name(pixel.name.removesuffix(_QA_PIXEL_SUFFIX) + _QA_RADSAT_SUFFIX)
-        self._radsat = _open_same_size(radsat, height, width, stack) if radsat.exists() else None
+        self._radsat = _open_bits(radsat, 2, height, width, stack) if radsat.exists() else None
         opened = [dataset for dataset in (self._pixel, self._radsat) if dataset is not None]
         self.files = tuple(file for dataset in opened for file in files_behind(dataset))
 
@@ -104,6 +104,7 @@ def open_mask(mask: str, scene: str, height: int, width: int, stack: ExitStack) 
 
 
 def _open_same_size(path: str | Path, height: int, width: int, stack: ExitStack) -> Any:
+    check_name(path)
     if is_special(path):
         raise RequestError(f"{path}: is a device or a pipe: give the path of a mask raster")
     try:
@@ -116,6 +117,18 @@ def _open_same_size(path: str | Path, height: int, width: int, stack: ExitStack)
         raise RequestError(
             f"{path}: is a mask of {dataset.width} x {dataset.height} px, the scene has {width} x {height}: give a "
             "mask on the scene's own grid"
+        )
+    return dataset
+
+
+def _open_bits(path: Path, least_bytes: int, height: int, width: int, stack: ExitStack) -> Any:
+    """Open a quality band, whose values are bits."""
+    dataset = _open_same_size(path, height, width, stack)
+    found = dataset.dtypes[0]
+    if not found.startswith(("int", "uint")) or np.dtype(found).itemsize < least_bytes:
+        raise RequestError(
+            f"{path}: has values of type {found}, a quality band holds integers of {8 * least_bytes} bits at least: "
+            "put the product's own file there, or choose another --mask"
         )
     return dataset
 

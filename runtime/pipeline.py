@@ -84,7 +84,7 @@ class FilledRows:
     Attributes:
         top: index of the first row.
         bands: (bands of the file, h, W), the file's dtype.
-        valid: (h, W), True where all chosen bands hold data or have been filled.
+        valid: (h, W), True where all chosen bands hold data, or have been filled and no other band is there.
         filled: pixels filled among them.
         left: pixels that were to be filled, but in no tile with a valid pixel.
     """
@@ -301,7 +301,8 @@ def _fill(rows: SceneRows, total: Tensor, weight: Tensor, recipe: Recipe) -> Fil
         mean = np.mean([total[channel][here] for channel in channels], axis=0) / weight[here]
         bands[position][here] = recipe.to_values(mean, position)
     wanted = rows.fill.any(axis=0)
-    valid: Mask = np.asarray((rows.declared | (rows.fill & covered)).all(axis=0))
+    whole = rows.declared | (rows.fill & covered) if recipe.completes else rows.declared
+    valid: Mask = np.asarray(whole.all(axis=0))
     if recipe.alpha is not None:
         bands[recipe.alpha, wanted & valid & (bands[recipe.alpha] == 0)] = _opaque(bands.dtype)
     filled = int(np.count_nonzero(wanted & covered))

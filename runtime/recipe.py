@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ecea.runtime.errors import RequestError
 from ecea.runtime.scene import Scene
-from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.runtime.stretch import Stretch, automatic_stretch, stretch_of
 from ecea.runtime.survey import Survey
 from ecea.runtime.tiles import TileGrid, published_grid
 
@@ -25,6 +25,7 @@ class Recipe:
         every_tile: run tiles without a gap too, and those without a valid pixel.
         alpha: the band that says which pixels hold data, 0-based; None where none does.
         to_values: (n,) float32 in [0, 1] and a 0-based band of the file -> (n,) values of the scene's dtype.
+        completes: whether a filled pixel lacks nothing, so that an alpha band or a mask may say that it holds data.
     """
 
     grid: TileGrid
@@ -33,34 +34,35 @@ class Recipe:
     every_tile: bool
     alpha: int | None
     to_values: Callable[[npt.NDArray[np.float32], int], npt.NDArray[Any]]
+    completes: bool = True
 
 
 def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[float] | None, seen: Survey) -> Recipe:
     if stretch is None:
         chosen = automatic_stretch(scene.dtype, seen.sample)
     else:
-        chosen = stretch if isinstance(stretch, Stretch) else Stretch(*stretch)
+        chosen = stretch if isinstance(stretch, Stretch) else stretch_of(stretch)
     # A filled pixel must not look like a gap to whoever reads the output next.
-    # A GeoTIFF has one nodata value, that of the first band, whatever the other bands of the scene declare.
-    declared = [value for value in scene.dataset.nodatavals if value is not None and np.isfinite(value)]
-    forbidden = sorted({*declared, 0.0} if scene.zero_is_gap else set(declared))
+    declared = {value for value in scene.nodata_values if np.isfinite(value)}
+    forbidden = sorted(declared | {0.0} if scene.zero_is_gap else declared)
 
     def to_values(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[Any]:
         return chosen.from_unit(unit, scene.dtype, forbidden)
 
-    return Recipe(grid, chosen, scene.band_positions, False, scene.alpha_position, to_values)
+    return Recipe(grid, chosen, scene.band_positions, False, scene.alpha_position, to_values, scene.all_bands_chosen)
 
 
-def published_recipe(scene: Scene, size: int, stretch: Stretch | Sequence[float] | None) -> Recipe:
-    if scene.dtype != np.uint8 or stretch is not None:
+def published_recipe(scene: Scene, size: int) -> Recipe:
+    if scene.dtype != np.uint8:
         raise RequestError(
-            f"{scene.path}: has values of type {scene.dtype}{'' if stretch is None else ' and a stretch was given'}: "
-            "the reference mode takes 8-bit scenes as they are; convert the scene to 8 bits first, or run without "
-            "--reference"
+            f"{scene.path}: has values of type {scene.dtype}: the reference mode takes 8-bit scenes as they are; "
+            "convert the scene to 8 bits first, or run without --reference"
         )
 
     def to_bytes(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[np.uint8]:
         return np.floor(255 * unit).astype(np.uint8)
 
     grid = published_grid(scene.height, scene.width, size)
-    return Recipe(grid, Stretch(0, 255), scene.band_positions, True, scene.alpha_position, to_bytes)
+    return Recipe(
+        grid, Stretch(0, 255), scene.band_positions, True, scene.alpha_position, to_bytes, scene.all_bands_chosen
+    )

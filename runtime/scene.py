@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,11 +15,12 @@ from rasterio.windows import Window
 
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.masks import Mask, open_mask
-from ecea.runtime.paths import files_behind, is_special
+from ecea.runtime.paths import check_name, files_behind, is_special
 
 DEFAULT_BANDS = (1, 2, 3)
 
-_KINDS = "iuf"  # integers and floats of any width
+_REAL = ("int", "uint", "float")  # what the names of dtypes begin with, of any width
+_MOST_EXACT = 2**53  # of a nodata value, which GDAL is asked for as a float64
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ class Scene:
         self, path: str | os.PathLike[str], *, bands: Sequence[int] = DEFAULT_BANDS, mask: str = "nodata"
     ) -> None:
         self.path = os.fspath(path)
-        self.bands = tuple(bands)
+        self.bands = _three(bands)
         with ExitStack() as stack:
             self._dataset = stack.enter_context(_open(self.path))
             self._check_bands()
+            self._check_nodata()
             self._check_declares_gaps(mask)
             self._mask = open_mask(mask, self.path, self.height, self.width, stack)
             self.zero_is_gap = mask == "zero"
@@ -113,6 +114,19 @@ class Scene:
         if MaskFlags.alpha not in self._mask_flags():
             return None
         return int(self._dataset.colorinterp.index(ColorInterp.alpha))
+
+    @property
+    def all_bands_chosen(self) -> bool:
+        """Whether no band is there but the chosen ones and alpha."""
+        return set(range(self._dataset.count)) <= {*self.band_positions, self.alpha_position}
+
+    @property
+    def nodata_values(self) -> tuple[float, ...]:
+        """What a value of any band may be to mean that nothing is there."""
+        declared = [value for value in self._dataset.nodatavals if value is not None]
+        if MaskFlags.nodata in self._mask_flags():  # of all bands together: GDAL reads it from a tag
+            declared += _floats(self._dataset.tags().get("NODATA_VALUES", ""))
+        return tuple(declared)
 
     @property
     def has_mask(self) -> bool:
@@ -160,21 +174,30 @@ class Scene:
 
     def _check_bands(self) -> None:
         count, dtypes = self._dataset.count, set(self._dataset.dtypes)
-        if len(self.bands) != 3 or any(band < 1 for band in self.bands):
-            raise RequestError(
-                f"bands {','.join(map(str, self.bands))} are not three: expected three indexes from 1, such as 3,2,1 "
-                "(one may stand for several: 1,1,1)"
-            )
         if max(self.bands) > count:
             raise RequestError(
                 f"{self.path}: has {count} band{'s' * (count > 1)}, bands {','.join(map(str, self.bands))} were "
                 "asked for: choose among them with --bands (one may stand for several: 1,1,1)"
             )
-        if len(dtypes) > 1 or np.dtype(self._dataset.dtypes[0]).kind not in _KINDS:
+        if len(dtypes) > 1 or not self._dataset.dtypes[0].startswith(_REAL):
             raise RequestError(
                 f"{self.path}: has values of type {', '.join(sorted(dtypes))}: expected one type for all bands, an "
                 "integer or a float; convert it first (gdal_translate -ot Float32)"
             )
+
+    def _check_nodata(self) -> None:
+        """Refuse a nodata value of 64-bit integers that would be another one in the output."""
+        if self.dtype.kind == "f" or self.dtype.itemsize < 8:
+            return
+        for band, (value, flags) in enumerate(
+            zip(self._dataset.nodatavals, self._dataset.mask_flag_enums, strict=True), start=1
+        ):
+            if MaskFlags.nodata in flags and (value is None or abs(value) > _MOST_EXACT):
+                raise RequestError(
+                    f"{self.path}: band {band} declares a nodata value beyond 2**53, which cannot be written again "
+                    "exactly: give it another nodata value first (gdalwarp -dstnodata), or convert it "
+                    "(gdal_translate -ot Float64)"
+                )
 
     def _check_declares_gaps(self, mask: str) -> None:
         if mask != "nodata" or self.dtype.kind == "f":
@@ -187,13 +210,29 @@ class Scene:
             )
 
 
+def _three(bands: Sequence[int]) -> tuple[int, ...]:
+    if len(bands) != 3 or not all(isinstance(band, int | np.integer) and band >= 1 for band in bands):
+        raise RequestError(
+            f"bands {','.join(map(str, bands))} are not three: expected three indexes from 1, such as 3,2,1 (one may "
+            "stand for several: 1,1,1)"
+        )
+    return tuple(int(band) for band in bands)
+
+
+def _floats(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split()]
+    except ValueError:
+        return []
+
+
 def _open(path: str) -> Any:
+    check_name(path)
     if is_special(path):
         raise RequestError(f"{path}: is a device or a pipe: give the path of a raster file")
     try:
         return rasterio.open(path)
     except rasterio.RasterioIOError as error:
-        local = Path(path)
-        if not path.startswith("/vsi") and "://" not in path and not local.exists():
+        if not path.startswith("/vsi") and "://" not in path and not os.path.lexists(path):
             raise RequestError(f"{path}: no such file: give the path of a raster") from error
         raise RequestError(f"{path}: is not a raster that GDAL opens ({error}): give a raster file") from error

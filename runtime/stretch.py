@@ -31,7 +31,7 @@ class Stretch:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = (self.minimum, self.maximum, self.gamma)
+        numbers = (self.minimum, self.maximum, self.gamma, self.maximum - self.minimum)
         if not np.isfinite(numbers).all() or self.maximum <= self.minimum or self.gamma <= 0:
             raise RequestError(
                 f"stretch {self} is impossible: expected MIN,MAX,GAMMA with MIN below MAX and GAMMA above 0"
@@ -90,12 +90,22 @@ def parse_stretch(text: str) -> Stretch:
     Raises:
         RequestError: where it is neither.
     """
+    return stretch_of(text.split(","))
+
+
+def stretch_of(parts: Sequence[float | str]) -> Stretch:
+    """The stretch of two or three numbers: minimum, maximum and gamma.
+
+    Raises:
+        RequestError: where they are not that.
+    """
     try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
+        numbers = [float(part) for part in parts]
+    except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (2, 3):
-        raise RequestError(f"stretch '{text}' is not three numbers: expected MIN,MAX,GAMMA such as 0,4000,1")
+        shown = ",".join(map(str, parts))
+        raise RequestError(f"stretch '{shown}' is not three numbers: expected MIN,MAX,GAMMA such as 0,4000,1")
     return Stretch(*numbers)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ecea.runtime.errors import RequestError
 
-BLENDS = ("linear", "mean")
+BLENDS = ("linear", "mean")  # the first unless another is asked for
 PUBLISHED_OVERLAP = 20  # px, of tiles of 256
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)

@@ -1,5 +1,6 @@
 """Writing the filled scene: a tiled, compressed GeoTIFF that appears whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,11 @@ def check_destination(destination: Path) -> None:
         RequestError: where its folder does not exist or may not be written, or it is a folder, a device or a pipe.
     """
     folder = destination.parent
+    try:
+        destination.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise RequestError(f"{destination}: is too long a name for the file system: name another output") from error
     if not folder.is_dir():
         raise RequestError(f"{destination}: the folder {folder} does not exist: make it, or name another output")
     if destination.is_dir():
@@ -56,25 +62,42 @@ def whole_or_nothing(destination: Path) -> Iterator[Path]:
     What GDAL has put beside the temporary file goes with it, and takes the place of what was beside the old one.
 
     Raises:
-        EceaError: where the rename fails.
+        EceaError: where the disk fails or the rename.
     """
     short = destination.stem[:32]  # a name may be as long as the file system allows, the temporary one not longer
     temporary = destination.with_name(f".{short}.{secrets.token_hex(4)}.partial{destination.suffix}")
     try:
         yield temporary
         try:
+            _to_disk(temporary)
             temporary.replace(destination)
-            for new, old in zip(sidecars(temporary), sidecars(destination), strict=True):
-                if new.exists():
-                    new.replace(old)
-                else:
-                    old.unlink(missing_ok=True)
         except OSError as error:
             raise EceaError(f"{destination}: cannot be put in place ({error.strerror})") from error
+        for new, old in zip(sidecars(temporary), sidecars(destination), strict=True):
+            _take_place(new, old, destination)
     finally:
         for leftover in (temporary, *sidecars(temporary)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file is on the disk: else, where power fails, its new name may lead to nothing."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _take_place(new: Path, old: Path, destination: Path) -> None:
+    try:
+        if os.path.lexists(new):
+            new.replace(old)
+        elif os.path.lexists(old):  # not where the name is too long to be there
+            old.unlink()
+    except OSError as error:
+        raise EceaError(
+            f"{destination}: was written, but {old} beside it is not its own and cannot be replaced "
+            f"({error.strerror}): remove that"
+        ) from error
 
 
 def sidecars(raster: Path) -> list[Path]:

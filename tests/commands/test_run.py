@@ -310,3 +310,52 @@ def test_a_refused_request_is_json_too(run: Run, scene: Path) -> None:
     assert printed["results"] == []
     (error,) = printed["errors"]
     assert done.stderr == f"ecea-run: {error['message']}\n"
+
+
+def test_an_error_that_nobody_foresaw_stops_its_scene_alone(
+    run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path, without: Callable[..., dict[str, str]]
+) -> None:
+    environment = without()
+    (tmp_path / "broken" / "sitecustomize.py").write_text(
+        "import ecea.runtime.cli as cli\n"
+        "known = cli.inpaint\n"
+        "def inpaint(source, *rest, **options):\n"
+        "    if source == 'bad.tif':\n"
+        "        raise ZeroDivisionError('by zero')\n"
+        "    return known(source, *rest, **options)\n"
+        "cli.inpaint = inpaint\n"
+    )
+    done = run("ecea-run", "bad.tif", "scene.tif", "--bundle", bundle, "--backend", "cpu", "--json", env=environment)
+    printed = json.loads(done.stdout)
+    assert (done.status, [error["source"] for error in printed["errors"]]) == (1, ["bad.tif"])
+    assert "ecea-run: failed on something it does not know (ZeroDivisionError: by zero)" in done.stderr
+    np.testing.assert_array_equal(pixels(tmp_path / "scene_filled.tif"), filled(values))
+
+
+def test_scenes_are_filled_though_nothing_can_be_said_of_them(bundle: Path, scene: Path, tmp_path: Path) -> None:
+    shutil.copy(scene, tmp_path / "other.tif")
+    command = [sys.executable, "-c", "from ecea.runtime.cli import main; main()", "scene.tif", "other.tif"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--backend", "cpu"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "ecea-run: standard output cannot be written (No space left on device)\n"
+    assert (tmp_path / "other_filled.tif").exists()
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_as_it_can(
+    run: Run, bundle: Path, scene: Path, tmp_path: Path
+) -> None:
+    done = run(
+        "ecea-run",
+        scene,
+        "-o",
+        "\u00e9.tif",
+        "--backend",
+        "cpu",
+        env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C.UTF-8"},
+    )
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\xe9.tif: 30 px filled")
+    assert (tmp_path / "\u00e9.tif").exists()

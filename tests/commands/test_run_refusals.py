@@ -344,3 +344,12 @@ def test_a_value_that_cannot_be_read_is_repeated(option: str, value: str, desk: 
 def test_reference_mode_is_for_8_bits(desk: Desk) -> None:
     desk.write_scene("wide.tif", desk.values.astype(np.uint16), nodata=0)
     assert desk.refusal("wide.tif", *OUT, "--reference").startswith("wide.tif: has values of type uint16")
+
+
+def test_the_output_is_what_another_scene_is_read_from(desk: Desk) -> None:
+    shutil.copy(desk.folder / "scene.tif", desk.folder / "scene_filled.tif")
+    band = '<SimpleSource><SourceFilename relativeToVRT="1">scene_filled.tif</SourceFilename></SimpleSource>'
+    bands = "".join(f'<VRTRasterBand dataType="Byte" band="{index}">{band}</VRTRasterBand>' for index in (1, 2, 3))
+    (desk.folder / "stack.vrt").write_text(f'<VRTDataset rasterXSize="70" rasterYSize="40">{bands}</VRTDataset>')
+    sentence = desk.refusal("scene.tif", "stack.vrt", "--mask", "zero")
+    assert sentence.startswith("scene_filled.tif: is read in this run, so it is not overwritten")

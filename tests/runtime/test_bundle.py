@@ -1,6 +1,7 @@
 """Finding a bundle, reading its manifest, and trusting none of its files."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -286,3 +287,10 @@ def test_no_manifest_is_worse_than_refused(tmp_path_factory, manifest):
         return
     assert bundle.tile_size >= 1
     assert isinstance(bundle.engine_names, tuple)
+
+
+def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
+    """To read it would be to wait for whoever writes into it."""
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(RequestError, match=r"manifest\.json: is a device or a pipe, expected a file"):
+        read_bundle(tmp_path)

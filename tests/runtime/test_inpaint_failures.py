@@ -40,7 +40,15 @@ class Names:
         ({"bands": (1, 2, 9)}, "has 3 bands"),
         ({"stretch": (5, 1)}, "impossible"),
         ({"mask": "absent.tif"}, "absent.tif"),
-        ({"reference": True, "stretch": (0, 1)}, "reference mode takes 8-bit"),
+        ({"stretch": (5,)}, "not three numbers"),
+        ({"stretch": (1, 2, 3, 4)}, "not three numbers"),
+        ({"stretch": "0,255,1"}, "not three numbers"),
+        ({"stretch": (-1e308, 1e308)}, "impossible"),
+        ({"bands": "123"}, "not three"),
+        ({"bands": (1.0, 2.0, 3.0)}, "not three"),
+        ({"reference": True, "stretch": (0, 1)}, "leave --stretch out"),
+        ({"reference": True, "overlap": 0}, "leave --overlap out"),
+        ({"reference": True, "blend": "mean"}, "leave --blend out"),
     ],
 )
 def test_a_wrong_option_is_refused_and_nothing_is_written(tmp_path, striped, engine_of, options, message):

@@ -145,3 +145,11 @@ def test_a_mask_inside_the_raster_or_an_alpha_band_says_what_is_missing(tmp_path
             target.write_mask(values[3])
     rows = read(inside, "nodata")
     assert [where(band) for band in rows.selected] == [{(1, 2)}] * 3
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("QA_PIXEL", np.float32), ("QA_RADSAT", np.uint8)])
+def test_quality_bands_of_another_type_are_refused(scene, tmp_path, write_scene, suffix, kind):
+    quality(write_scene, tmp_path, "QA_PIXEL", np.zeros((4, 6), np.uint16))
+    quality(write_scene, tmp_path, suffix, np.zeros((4, 6), kind))
+    with pytest.raises(RequestError, match=rf"{suffix}\.TIF: has values of type {np.dtype(kind).name}, a quality band"):
+        read(scene, "qa")

@@ -62,3 +62,31 @@ def test_a_fourth_band_beside_nodata_is_copied(tmp_path, write_scene, read_bands
     assert inpaint(path, tmp_path / "o.tif", engine_of(0.5)).pixels_filled == 240
     values[:3, 30:34] = 128
     assert np.array_equal(read_bands(tmp_path / "o.tif"), values)
+
+
+def test_nodata_of_all_bands_together_is_not_what_gaps_are_filled_with(tmp_path, write_scene, read_bands, engine_of):
+    values = np.random.default_rng(0).integers(1, 250, (3, 40, 40)).astype(np.uint8)
+    values[:, 20:23] = 0
+    path = write_scene(tmp_path / "s.tif", values)
+    with rasterio.open(path, "r+") as scene:
+        scene.update_tags(NODATA_VALUES="0 0 0")
+    assert inpaint(path, tmp_path / "o.tif", engine_of(0.0)).pixels_filled == 120
+    assert (read_bands(tmp_path / "o.tif")[:, 20:23] == 1).all()
+    with rasterio.open(tmp_path / "o.tif") as written:
+        assert written.dataset_mask().all()
+
+
+def test_bands_not_chosen_stay_missing_where_one_mask_is_for_all(tmp_path, write_scene, engine_of):
+    """A second run finds the gaps that the first one has left in them."""
+    values = np.random.default_rng(0).integers(1, 250, (6, 40, 40)).astype(np.uint8)
+    valid = np.ones((40, 40), bool)
+    valid[20:23] = False
+    values[:, ~valid] = 0
+    path = write_scene(tmp_path / "s.tif", values)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(path, "r+") as scene:
+        scene.write_mask(valid)
+    inpaint(path, tmp_path / "a.tif", engine_of(0.5), bands=(3, 2, 1))
+    assert inpaint(tmp_path / "a.tif", tmp_path / "b.tif", engine_of(0.5), bands=(6, 5, 4)).pixels_filled == 120
+    with rasterio.open(tmp_path / "b.tif") as written:
+        assert (written.read()[:, ~valid] == 128).all()
+        assert ((written.dataset_mask() != 0) == valid).all()

@@ -137,3 +137,19 @@ def test_two_names_of_one_file_are_the_same(tmp_path):
     assert same_file(tmp_path / "a", tmp_path / "b")
     assert not same_file(tmp_path / "a", tmp_path / "c")
     assert not same_file(tmp_path / "a", tmp_path / "absent")
+
+
+def test_complex_integers_are_refused(tmp_path, write_scene):
+    """numpy has no such type, so to ask it which it is was an error of its own."""
+    path = write_scene(tmp_path / "c.tif", np.ones((1, 4, 4), np.complex64), dtype="complex_int16")
+    with pytest.raises(RequestError, match=r"c\.tif: has values of type complex_int16"):
+        Scene(path, bands=(1, 1, 1))
+
+
+@pytest.mark.parametrize(("kind", "nodata"), [("Int64", -(2**63)), ("Int64", 2**63 - 1), ("UInt64", 2**64 - 1)])
+def test_nodata_that_would_be_another_in_the_output_is_refused(tmp_path, write_scene, write_vrt, kind, nodata):
+    write_scene(tmp_path / "s.tif", np.full((3, 4, 4), 7, kind.lower()))
+    path = write_vrt(tmp_path / "s.vrt", "s.tif", (nodata,) * 3, kind)
+    with pytest.raises(RequestError, match=r"s\.vrt: band 1 declares a nodata value beyond 2\*\*53"):
+        Scene(path)
+    assert Scene(write_vrt(tmp_path / "t.vrt", "s.tif", (2**53,) * 3, kind)).dataset.nodata == 2**53

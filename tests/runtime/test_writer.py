@@ -320,3 +320,14 @@ def test_what_stops_a_small_file_is_a_sentence(tmp_path: Path) -> None:
         temporary.write_text("{")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_in_the_way_beside_the_output_is_told_as_such(tmp_path):
+    (tmp_path / "o.tif.ovr").mkdir()
+    with (
+        pytest.raises(EceaError, match=r"o\.tif: was written, but .*o\.tif\.ovr beside it .* remove that"),
+        whole_or_nothing(tmp_path / "o.tif") as temporary,
+    ):
+        temporary.write_text("new")
+    assert (tmp_path / "o.tif").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.tif", "o.tif.ovr"]
