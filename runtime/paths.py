@@ -29,10 +29,10 @@ def same_file(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> 
 
 def is_read_through(path: Path, names: Iterable[str | os.PathLike[str]]) -> bool:
     """Whether a path is one of the files that GDAL opens under some names: ``a.zip`` under ``/vsizip/a.zip/b.tif``."""
-    return any(same_file(part, path) for name in names for part in _leads_through(name))
+    return any(same_file(part, path) for name in names for part in leads_through(name))
 
 
-def _leads_through(name: str | os.PathLike[str]) -> list[Path]:
+def leads_through(name: str | os.PathLike[str]) -> list[Path]:
     """A name of GDAL's, as the paths of the file system that may be the file: of an archive, one of the parents."""
     text = os.fspath(name)
     virtual = False
