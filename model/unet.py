@@ -5,7 +5,6 @@ truth (docs/training.md). Convolutions from full resolution do learn from it. Th
 refines its fill, is that of Yu et al., *Generative Image Inpainting with Contextual Attention*, 2018.
 """
 
-import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -54,13 +53,6 @@ class UNet(nn.Module):
         level, contrast = level_and_contrast(filled)
         change = self._draw(torch.cat([(filled - level) / contrast, mask], dim=1))
         return (filled + contrast * change).clamp(0, 1), edge
-
-    def fingerprint(self) -> str:
-        """Twelve digits that tell networks apart by their weights."""
-        digest = hashlib.sha256()
-        for tensor in self.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
 
     def _draw(self, x: Tensor) -> Tensor:
         x = self.first(x)

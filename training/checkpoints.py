@@ -15,6 +15,8 @@ from ecea.runtime.writer import written_whole
 RESUME_FILE = "training.pth"
 _SCHEMA = 2
 
+_LONG = 80  # characters of a list that are still read
+
 State = Mapping[str, Tensor]
 
 
@@ -110,11 +112,13 @@ class Checkpoints:
         if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
             raise RequestError(f"{path}: is not of this version of ecea-train: begin anew in another folder")
         before = state["fixed"]
-        for name in [*fixed, *before]:
-            if before.get(name) != fixed.get(name):
+        # What only one of both knows, versions differ in: a run is resumed by a later one.
+        for name in [name for name in fixed if name in before]:
+            if before[name] != fixed[name]:
+                what, then, now = _difference(name.replace("_", " "), before[name], fixed[name])
                 raise RequestError(
-                    f"{path}: was trained with {name.replace('_', ' ')} {before.get(name)}, now it is "
-                    f"{fixed.get(name)}: resume with what it was begun with, or begin anew in another folder"
+                    f"{path}: was trained with {what} {then}, now it is {now}: resume with what it was begun with, or "
+                    "begin anew in another folder"
                 )
         self.last = self.generator(state["epoch"])
         return state
@@ -122,6 +126,23 @@ class Checkpoints:
     def _write(self, path: Path, content: object) -> None:
         with written_whole(path, also=(RuntimeError,)) as temporary:  # torch's writer raises it where the disk is full
             torch.save(content, temporary)
+
+
+def _difference(name: str, before: Any, now: Any) -> tuple[str, str, str]:
+    """What differs, what it was and what it is; of lists too long for a sentence how many, or the first unlike pair."""
+    then, later = _in_words(before), _in_words(now)
+    if not isinstance(before, list) or not isinstance(now, list) or len(then + later) <= _LONG:
+        return name, then, later
+    if len(before) != len(now):
+        return f"number of {name}", str(len(before)), str(len(now))
+    index = next(index for index, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
+    return f"{name} ({index + 1} of {len(now)})", _in_words(before[index], " "), _in_words(now[index], " ")
+
+
+def _in_words(value: Any, between: str = ", ") -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return between.join(_in_words(part, " ") for part in value) or "none"
 
 
 def _on_cpu(state: State) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -140,7 +141,10 @@ def load_data(request: DataRequest, tile: int, seed: int) -> Data:
     scenes = [load_scene(source, tile) for source in sources]
     training = [scene for scene in scenes if scene.source.scene not in held_out]
     validation = [scene for scene in scenes if scene.source.scene in held_out]
-    return Data(training, validation, recipe, request.workers)
+    split: dict[str, Any] = {"folds": request.folds, "fold": request.fold}
+    if held_out:
+        split["group"] = request.group
+    return Data(training, validation, recipe, request.workers, split)
 
 
 def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | None:

@@ -1,9 +1,9 @@
 """A training run from the first epoch to the last."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ecea.training.board import Board
 from ecea.training.checkpoints import Checkpoints
 from ecea.training.data.scenes import CleanScene
 from ecea.training.data.tiles import Batch, EpochBatches, TileRecipe, Tiles, join_tiles
+from ecea.training.fingerprint import fingerprint, weights_fingerprint
 from ecea.training.networks import Network
 from ecea.training.options import TrainingOptions
 from ecea.training.pair import Diverged, Pair
@@ -59,17 +60,20 @@ class Data:
         training: scenes to cut tiles from; ``validation`` likewise, empty for none.
         recipe: how tiles are made.
         workers: processes that make tiles; with 0 it is done in a thread.
+        split: how it was chosen what is held out, by name.
     """
 
     training: Sequence[CleanScene]
     validation: Sequence[CleanScene]
     recipe: TileRecipe
     workers: int = 0
+    split: Mapping[str, Any] = field(default_factory=dict)
 
     def fixed(self) -> dict[str, Any]:
         """What a continuation has to be told again, by name."""
         recipe = self.recipe
         return {
+            **self.split,
             "scenes": [
                 [Path(s.source.path).name, list(s.source.bands), str(s.stretch), s.tiles] for s in self.training
             ],
@@ -78,6 +82,9 @@ class Data:
             "augmentations": list(recipe.augmentations),
             "edges": recipe.edges,
             "tiles per epoch": recipe.per_epoch,
+            "contents of scenes": [scene.contents for scene in self.training],
+            "contents of held-out scenes": [scene.contents for scene in self.validation],
+            "contents of masks": [fingerprint(mask) for mask in recipe.gaps.masks],
         }
 
 
@@ -130,8 +137,9 @@ class Trainer:
             | data.fixed()
             | {
                 "vgg": vgg is not None,
-                "teacher": None if teacher is None else teacher.fingerprint(),
-                "coarse network": None if coarse is None else coarse.fingerprint(),
+                "VGG's weights": weights_fingerprint(vgg),
+                "teacher": weights_fingerprint(teacher),
+                "coarse network": weights_fingerprint(coarse),
                 "processes": fabric.world_size,
             }
         )

@@ -326,32 +326,6 @@ def test_a_disk_that_is_full_of_curves_stops_the_run(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_only_the_same_run_is_resumed(patches: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    run(options(epochs=2), patches, output)
-    other = GeneratorConfig(img_size=64, embed_dim=16, depth=(1, 1, 2, 1))
-    with pytest.raises(RequestError, match=r"trained with embed dim 8, now it is 16"):
-        run(options(config=other), patches, output, resume=True)
-    with pytest.raises(RequestError, match=r"trained with lr 0\.0005, now it is 0\.1"):
-        run(options(lr=0.1), patches, output, resume=True)
-    with pytest.raises(RequestError, match="trained with augmentations"):
-        run(options(), patches, output, resume=True, augment="flips")
-    with pytest.raises(RequestError, match="for 2 epochs already: ask for more --epochs"):
-        run(options(epochs=2), patches, output, resume=True)
-    with pytest.raises(RequestError, match="holds a training run already"):
-        run(options(), patches, output)
-    with pytest.raises(RequestError, match="there is nothing to resume"):
-        run(options(), patches, tmp_path / "new", resume=True)
-    (tmp_path / "new").mkdir()
-    (output / "G_2.pth").rename(tmp_path / "new" / "G_2.pth")
-    for resume in (True, False):
-        with pytest.raises(RequestError, match=r"new: holds G_2\.pth and no training\.pth.*--start-from .*G_2\.pth"):
-            run(options(), patches, tmp_path / "new", resume=resume)
-    (output / "training.pth").write_bytes(b"PK")
-    with pytest.raises(RequestError, match="cannot be read as a run to resume"):
-        run(options(), patches, output, resume=True)
-
-
 def test_an_epoch_of_less_than_a_batch_is_refused(patches: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="an epoch of 2 tiles is less than a batch of 10 tiles"):
         run(options(batch_size=10), patches, tmp_path / "out", tiles_per_epoch=None)

@@ -1,6 +1,7 @@
 """A raster in memory: its clean pixels, and where tiles of them can be cut."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
 from ecea.runtime.scene import Rows, Scene
 from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.training.fingerprint import fingerprint
 from ecea.training.sources import Source
 
 _ROWS_AT_ONCE = 256
@@ -44,6 +46,11 @@ class CleanScene:
     def tiles(self) -> int:
         """Tiles that it gives in an epoch: as many as would cover its clean pixels, one at least."""
         return max(1, self.clean_pixels // self.tile**2)
+
+    @property
+    def contents(self) -> str:
+        """What tells it apart from a raster of the same name that holds something else, or is clean elsewhere."""
+        return f"{Path(self.source.path).name} {fingerprint(self.values, self.corners)}"
 
     def cut(self, rng: np.random.Generator) -> tuple[Tensor, tuple[int, int]]:
         """Cut a clean tile anywhere: (3, tile, tile) float32 in [0, 1], and the row and column that it starts at."""
