@@ -87,10 +87,11 @@ class TrainingOptions:
             _check_range(name, value, low=0, high=1)
         for name, value in dataclasses.asdict(self.weights).items():
             _check_range(f"{name} weight", value, low=0)
-        if not (self.weights.l1 or self.weights.edge or self.weights.relative):
-            raise RequestError(
-                "neither L1 term nor the relative one has a weight, so nothing says what to paint: give one of them"
-            )
+
+    @property
+    def edge_weight(self) -> float:
+        """Of the error in the edge map; none where a U-Net hands that back as it is."""
+        return 0.0 if self.network == "unet" else self.weights.edge
 
     def fixed(self) -> dict[str, Any]:
         """What a continuation has to be told again, by name; a cosine ends with the last epoch, so it fixes that."""
@@ -103,6 +104,8 @@ class TrainingOptions:
         for name, value in told.items():
             flat |= value if isinstance(value, dict) and name != "weights" else {name: value}
         flat |= {f"{name} weight": value for name, value in flat.pop("weights").items()}
+        if self.network == "unet":
+            del flat["edge weight"]
         free = _FREE - ({"epochs"} if self.schedule == "cosine" else set())
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in flat.items() if name not in free

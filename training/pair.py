@@ -153,7 +153,7 @@ class Pair:
         terms["l1"] = losses.weighted_l1(made, target, batch["mask"], self._options.gap_weight)
         if smooth is not None:
             terms["relative"] = losses.relative_error(made, target, smooth, batch["target"], batch["mask"])
-        if self._options.weights.edge:
+        if self._options.edge_weight:
             terms["edge"] = F.l1_loss(made_edge, batch["target_edge"])
         return terms
 

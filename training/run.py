@@ -88,14 +88,19 @@ def prepare(
     Raises:
         RequestError: where something is not what is needed.
     """
+    if resume and start_from is not None:
+        raise RequestError(
+            f"--start-from is for a run that begins, and --resume goes on with the weights in {output}: leave one out"
+        )
     checkpoints = Checkpoints(output, resume, LETTERS[options.network])
     # Scenes last: reading them takes the longest, and a wrong file should be told before.
     features = _load_features(vgg, options)
+    _check_loss(options, features)
     taught_by = _load_unet(teacher, options, "--teacher") if teacher is not None else None
     refined = _load_unet(coarse, options, "--coarse") if coarse is not None else None
     if refined is not None:
         options = replace(options, config=replace(options.config, refine=True, coarse=refined.widths))
-    start = load_start(start_from, options) if start_from is not None and not resume else None
+    start = load_start(start_from, options) if start_from is not None else None
     data = load_data(request, options.config.img_size, options.seed)
     fabric = launch(device, devices, options.precision)
     trainer = Trainer(
@@ -148,11 +153,28 @@ def load_data(request: DataRequest, tile: int, seed: int) -> Data:
 
 
 def _load_features(vgg: Path | None, options: TrainingOptions) -> VggFeatures | None:
-    if vgg is None or not (options.weights.perceptual or options.weights.style):
+    if vgg is None:
         return None
+    if not _weigh_features(options):
+        raise RequestError(
+            f"{vgg}: VGG-19's weights are for the perceptual and the style term, and neither has a weight: leave out "
+            "--vgg, or give one of them a weight (--perceptual-weight, --style-weight)"
+        )
     if options.config.out_c != 3:
         raise RequestError("--vgg is for three bands: leave it out")
     return load_vgg(vgg)
+
+
+def _weigh_features(options: TrainingOptions) -> bool:
+    return bool(options.weights.perceptual or options.weights.style)
+
+
+def _check_loss(options: TrainingOptions, vgg: VggFeatures | None) -> None:
+    if not (options.weights.l1 or options.weights.relative or (vgg is not None and _weigh_features(options))):
+        raise RequestError(
+            "neither the L1 term nor the relative one has a weight, nor one that --vgg is for, so nothing says what to "
+            "paint: give one of them"
+        )
 
 
 def _load_unet(path: Path, options: TrainingOptions, option: str) -> UNet:
@@ -195,13 +217,13 @@ def _describe_loss(options: TrainingOptions, vgg: VggFeatures | None) -> str:
     terms = {
         "adversarial": weights.adversarial,
         "L1": weights.l1,
-        "edge L1": weights.edge,
+        "edge L1": options.edge_weight,
         "relative": weights.relative,
     }
     off = ""
     if vgg is not None:
         terms |= {"perceptual": weights.perceptual, "style": weights.style}
-    else:
+    elif _weigh_features(options):
         off = "; the perceptual and the style term are OFF: they need VGG-19's weights (--vgg FILE)"
     return f"loss        {', '.join(f'{name} {weight:g}' for name, weight in terms.items() if weight)}{off}"
 

@@ -152,8 +152,11 @@ class Trainer:
             self._pair.load(state["pair"])
             self.first_epoch = state["epoch"] + 1
             if self.first_epoch > options.epochs:
+                more = "ask for more --epochs"
+                if options.schedule == "cosine":
+                    more = f"its cosine has ended, so begin anew in another folder (--start-from {checkpoints.last})"
                 raise RequestError(
-                    f"{checkpoints.folder}: has been trained for {state['epoch']} epochs already: ask for more --epochs"
+                    f"{checkpoints.folder}: has been trained for {state['epoch']} epochs already: {more}"
                 )
         self._held_out = _held_out(options, data)
 
@@ -236,8 +239,10 @@ class Trainer:
 
     def _what_is_left(self) -> str:
         last = self._checkpoints.last
-        kept = f"{last} is the last good checkpoint" if last is not None else "there is no checkpoint yet"
-        return f"{kept}; try a smaller --lr, or --precision fp32"
+        other = "a smaller --lr" + (", or --precision fp32" if self._options.precision != "fp32" else "")
+        if last is None:
+            return f"there is no checkpoint yet: begin anew with {other}"
+        return f"{last} is the last good checkpoint: begin anew in another folder, from it (--start-from), with {other}"
 
     def _rate(self, step: int, total: int) -> float:
         """What the learning rate is multiplied by at a step, from 1."""

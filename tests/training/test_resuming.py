@@ -80,6 +80,22 @@ def test_a_run_is_resumed_with_its_own_split(patches: Path, tmp_path: Path, writ
     assert (tmp_path / "out" / "G_2.pth").is_file()
 
 
+def test_what_a_run_begins_with_is_not_asked_for_when_it_goes_on(patches: Path, tmp_path: Path) -> None:
+    """The run said that it had started from those weights, and had not looked at them."""
+    run(options(epochs=1), patches, tmp_path / "out")
+    said = refusal(options(epochs=2), patches, tmp_path / "out", start_from=tmp_path / "none.pth")
+    assert said.startswith("--start-from is for a run that begins, and --resume goes on with the weights in ")
+
+
+def test_a_cosine_that_has_ended_is_not_gone_on_with(patches: Path, tmp_path: Path) -> None:
+    """It was told to ask for more epochs, and was refused with more."""
+    run(options(epochs=1, schedule="cosine"), patches, tmp_path / "out")
+    last = tmp_path / "out" / "G_1.pth"
+    said = refusal(options(epochs=1, schedule="cosine"), patches, tmp_path / "out")
+    assert said.endswith(f"its cosine has ended, so begin anew in another folder (--start-from {last})")
+    run(options(epochs=1, schedule="cosine"), patches, tmp_path / "more", start_from=last)
+
+
 def test_what_lies_in_files_of_the_same_names_is_told_apart(
     patches: Path, tmp_path: Path, write: Callable[..., Path]
 ) -> None:

@@ -221,7 +221,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(patches: P
     message = str(caught.value)
     assert message.startswith("epoch 3, batch 2: the generator's loss is nan")
     assert "patches/0.tif at row 0, column 0" in message or "patches/1.tif at row 0, column 0" in message
-    assert f"{output / 'G_2.pth'} is the last good checkpoint" in message
+    # Resumed, it would be refused with another rate.
+    assert message.endswith(
+        f"{output / 'G_2.pth'} is the last good checkpoint: begin anew in another folder, from it (--start-from), with "
+        "a smaller --lr"
+    )
     assert all(torch.isfinite(tensor).all() for tensor in read(output / "G_2.pth").values())
     assert not (output / "G_4.pth").exists()
 
@@ -352,12 +356,43 @@ def test_outputs_that_cannot_be_are_refused(patches: Path, tmp_path: Path) -> No
         ({"ema": 1.0}, "ema 1 is out of range: expected at least 0 and below 1"),
         ({"schedule": "linear"}, "expected one of constant, cosine"),
         ({"precision": "int8"}, "expected one of fp32, bf16, fp16"),
-        ({"weights": LossWeights(l1=0, edge=0)}, "nothing says what to paint"),
     ],
 )
 def test_options_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         TrainingOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "with_vgg", "message"),
+    [
+        ({"weights": LossWeights(l1=0)}, False, "nothing says what to paint"),
+        ({"weights": LossWeights(l1=0, adversarial=0), "network": "unet"}, False, "nothing says what to paint"),
+        ({"weights": LossWeights(l1=0, perceptual=0, style=0)}, False, "nothing says what to paint"),
+        ({"weights": LossWeights(perceptual=0, style=0)}, True, r"vgg\.pth: .*neither has a weight: leave out --vgg"),
+    ],
+)
+def test_a_loss_that_teaches_nothing_is_refused(
+    changes: dict[str, Any], with_vgg: bool, message: str, patches: Path, tmp_path: Path
+) -> None:
+    """An edge map can be learned, and no picture with it."""
+    torch.save(VggFeatures().state_dict(), tmp_path / "vgg.pth")
+    with pytest.raises(RequestError, match=message):
+        run(options(**changes), patches, tmp_path / "out", vgg=tmp_path / "vgg.pth" if with_vgg else None)
+
+
+def test_the_loss_is_described_as_it_is(patches: Path, tmp_path: Path) -> None:
+    torch.save(VggFeatures().state_dict(), tmp_path / "vgg.pth")
+    request = DataRequest([str(patches)])
+
+    def described(weights: LossWeights, vgg: Path | None = None, **changes: Any) -> str:
+        chosen = options(weights=weights, **changes)
+        lines = prepare(chosen, request, tmp_path / "out", device="cpu", vgg=vgg).description
+        return next(line for line in lines if line.startswith("loss"))
+
+    assert described(LossWeights(l1=0), tmp_path / "vgg.pth").endswith("edge L1 80, perceptual 0.5, style 10000")
+    assert described(LossWeights(perceptual=0, style=0)).endswith("L1 100, edge L1 80")
+    assert "adversarial 1, L1 100; the perceptual" in described(LossWeights(), network="unet")
 
 
 def test_defaults_are_the_published_ones() -> None:

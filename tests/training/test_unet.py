@@ -248,7 +248,8 @@ def test_another_network_is_told_by_its_name_and_options_that_do_nothing_to_it_a
     with pytest.raises(RequestError, match=r"was trained with network unet, now it is ecea"):
         run(options(epochs=2), patches, tmp_path / "out", resume=True)
     other = replace(CONFIG, embed_dim=16, refine=False)
-    run(options(network="unet", epochs=2, config=other), patches, tmp_path / "out", resume=True)
+    edge = replace(RELATIVE, edge=80)
+    run(options(network="unet", epochs=2, config=other, weights=edge), patches, tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "U_2.pth").is_file()
 
 
