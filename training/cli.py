@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import parse_stretch
+from ecea.training.processes import one_voice
 from ecea.training.split_options import Folds, Group
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def train(
 
     Defaults are as published, but for the gaps that are drawn where no masks are named.
     """
-    with sentences(COMMAND, debug):
+    with sentences(COMMAND, debug), one_voice():
         try:
             import torch
 

@@ -1,6 +1,7 @@
 """The device, the arithmetic and the processes that a run uses, through Lightning Fabric."""
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
         raise RequestError("precision fp16 is for GPUs: use bf16 or fp32 on a processor")
     # What it has to say is said by us.
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the processes started: else a lost one is told in C++
     arithmetic: Any = PRECISIONS[precision]
     fabric = Fabric(
         accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto", precision=arithmetic

@@ -190,16 +190,18 @@ class Pair:
         optimizer.step()
 
     def _check(self, loss: Tensor, whose: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        finite: Any = torch.isfinite(loss.detach()).float()
+        finite = torch.isfinite(loss.detach()).float().reshape(1)
         if self._fabric.world_size > 1:  # all stop, or none waits for one that has stopped
-            finite = self._fabric.all_reduce(finite, reduce_op="mean")
-        if float(finite) == 1:
+            finite = cast(Tensor, self._fabric.all_gather(finite)).flatten()
+        if bool(finite.all()):
             return
         values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
-        raise Diverged(
+        found = (
             f"the {whose}'s loss is {float(loss.detach()):g}{f' ({values})' if values else ''} on the tiles "
             f"{'; '.join(dict.fromkeys(batch['name']))}"
         )
+        # It is the process with the wrong loss that knows of which tiles it is.
+        raise Diverged(self._fabric.broadcast(found, src=int(finite.argmin())))
 
 
 def _discriminator(options: TrainingOptions) -> Discriminator | None:
