@@ -1,10 +1,12 @@
 """Which rasters are trained or evaluated on, with which bands, and which of them show the same scene."""
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import rasterio
 
 from ecea.runtime.errors import RequestError
 from ecea.runtime.paths import is_special
@@ -14,6 +16,9 @@ from ecea.training.folds import scene_of
 from ecea.training.rasters import scenes_in
 
 LIST_SUFFIX = ".toml"
+
+MASKS = ("nodata", "zero", "none")
+"""Where a raster holds nothing to learn from, beside the path of a mask."""
 
 _KEYS = frozenset(("path", "scene", "bands", "stretch", "mask"))
 
@@ -62,7 +67,7 @@ def find_sources(
         group: which files show one scene, as in :func:`ecea.training.folds.scene_of`, where a list does not say so.
 
     Raises:
-        RequestError: where there is nothing, or it cannot be understood.
+        RequestError: where there is nothing, it cannot be understood, or one file is named for two scenes.
     """
     default = Source("", "", bands, stretch, mask)
     found: list[Source] = []
@@ -73,7 +78,48 @@ def find_sources(
             found += _expand(replace(default, path=name), group)
     if not found:
         raise RequestError("no raster was named: give rasters, folders of patches or a list of them (.toml)")
+    _check_masks({source.mask for source in found})
+    _check_scenes(found)
     return found
+
+
+def _check_masks(masks: Iterable[str]) -> None:
+    for mask in masks:
+        if mask in MASKS:
+            continue
+        reason = "it is a device or a pipe" if is_special(mask) else ""
+        if not reason:
+            try:
+                rasterio.open(mask).close()
+            except rasterio.RasterioIOError as error:
+                reason = str(error)
+        if reason:
+            raise RequestError(
+                f"mask '{mask}' is neither {', '.join(MASKS)} nor a raster that can be read ({reason}): give one "
+                "of these"
+            )
+
+
+def _check_scenes(sources: Iterable[Source]) -> None:
+    """Refuse a file that would be on both sides of a split."""
+    first: dict[object, Source] = {}
+    for source in sources:
+        other = first.setdefault(_identity(source.path), source)
+        if other.scene != source.scene:
+            again = "" if other.path == source.path else f" as {other.path}"
+            raise RequestError(
+                f"{source.path}: is named for the scene '{source.scene}', and{again} for the scene '{other.scene}', so "
+                "it might be held out and learned from: name it for one scene"
+            )
+
+
+def _identity(path: str) -> object:
+    """What two paths of one file share; a path of GDAL's own is its own."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino
 
 
 def _expand(source: Source, group: str) -> Iterator[Source]:
@@ -111,7 +157,7 @@ def _read_entry(entry: Mapping[str, Any], folder: Path, default: Source) -> Iter
     if surplus := set(entry) - _KEYS:
         raise KeyError(f"'{min(surplus)}' is no key of it")
     mask = entry.get("mask", default.mask)
-    if mask not in ("nodata", "zero", "none"):
+    if "mask" in entry and mask not in MASKS:
         mask = str(folder / mask)
     stretch = Stretch(*map(float, entry["stretch"])) if "stretch" in entry else default.stretch
     bands = entry.get("bands", default.bands)

@@ -49,6 +49,33 @@ def test_a_list_names_scenes_bands_and_stretches(tmp_path, write):
     assert found[2].stretch is None
 
 
+def test_a_mask_is_looked_for_where_the_user_is_unless_a_list_names_it(tmp_path, write, monkeypatch):
+    for name in ("here/clouds.tif", "lists/clouds.tif", "lists/one.tif"):
+        write(name, np.ones((3, 64, 64), np.uint8))
+    listed = tmp_path / "lists" / "data.toml"
+    listed.write_text('[[source]]\npath = "one.tif"\n[[source]]\npath = "one.tif"\nmask = "clouds.tif"\n')
+    monkeypatch.chdir(tmp_path / "here")
+    masks = [source.mask for source in find_sources([str(listed)], mask="clouds.tif")]
+    assert masks == ["clouds.tif", str(tmp_path / "lists" / "clouds.tif")]
+    with pytest.raises(RequestError, match=r"^mask 'nodat' is neither nodata, zero, none nor a raster that"):
+        find_sources([str(listed)], mask="nodat")
+
+
+def test_a_file_of_two_scenes_is_refused(tmp_path, write):
+    """It was held out and learned from."""
+    one = write("one.tif", np.ones((3, 64, 64), np.uint8))
+    listed = tmp_path / "data.toml"
+    entry = '[[source]]\npath = "one.tif"\nscene = "{}"\nbands = [1, 1, 1]\n'
+    listed.write_text(entry.format("peru") + entry.format("peru").replace("1, 1, 1", "3, 2, 1"))
+    assert [source.scene for source in find_sources([str(listed)])] == ["peru", "peru"]
+    listed.write_text(entry.format("peru") + entry.format("chile"))
+    with pytest.raises(RequestError, match=r"one\.tif: is named for the scene 'chile', and for the scene 'peru'"):
+        find_sources([str(listed)])
+    (tmp_path / "other.tif").symlink_to(one)
+    with pytest.raises(RequestError, match=r"other\.tif: is named for the scene 'other', and as .*one\.tif for the"):
+        find_sources([str(one), str(tmp_path / "other.tif")])
+
+
 @pytest.mark.parametrize(
     "text",
     ["no toml", "x = 1\n", '[[source]]\nscene = "a"\n', '[[source]]\npath = "a"\ngamma = 2\n',
