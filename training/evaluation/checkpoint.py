@@ -60,6 +60,8 @@ def open_checkpoint(path: Path, *, num_heads: Sequence[int] | None = None, threa
         raise RequestError(
             f"{path}: is a U-Net of {network.bands} bands, scenes are filled three at a time: train another"
         )
+    if isinstance(network, UNet) and num_heads is not None:
+        raise RequestError(f"{path}: is a U-Net, which has no heads: leave out --num-heads, or evaluate it apart")
     threads = threads or usable_processors()
     torch.set_num_threads(threads)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

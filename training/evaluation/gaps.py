@@ -83,6 +83,11 @@ class MaskFiles:
         return mask[np.ix_(rows, columns)]
 
 
+def own_masks(scene: Path) -> list[Path]:
+    """Where a scene's own mask may lie."""
+    return [scene.with_name(f"{scene.stem}{MASK_ENDING}{suffix}") for suffix in SUFFIXES]
+
+
 @dataclass(frozen=True)
 class OwnMasks:
     """For each scene ``NAME`` the mask ``NAME_mask`` beside it, on the scene's own grid, laid over it as it is."""
@@ -95,7 +100,7 @@ class OwnMasks:
         Raises:
             RequestError: where there is no such file, or it has another size than the scene.
         """
-        beside = [scene.path.with_name(f"{scene.name}{MASK_ENDING}{suffix}") for suffix in SUFFIXES]
+        beside = own_masks(scene.path)
         path = next((file for file in beside if file.exists()), None)
         if path is None:
             raise RequestError(

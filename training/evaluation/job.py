@@ -16,6 +16,7 @@ from ecea.runtime.writer import check_destination, written_whole
 from ecea.training.evaluation.baselines import BASELINES
 from ecea.training.evaluation.evaluate import Evaluation, evaluate
 from ecea.training.evaluation.gaps import GapSource, OwnMasks, mask_source, stripes
+from ecea.training.evaluation.inputs import check_outputs_apart, rasters_read
 from ecea.training.evaluation.methods import BaselineMethod, GeneratorMethod, Method
 from ecea.training.evaluation.report import evaluation_json
 from ecea.training.evaluation.scenes import find_rasters
@@ -26,6 +27,8 @@ from ecea.training.sources import LIST_SUFFIX, Source, find_sources
 
 ALL = "all"
 FORMATS = (".json", ".md")
+ENGINE, BACKEND = "fp32", "auto"
+"""Of bundles, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Job:
     sheet: Path | None
 
     @property
+    def written(self) -> list[Path]:
+        """Every file that is to be written."""
+        return [*self.outputs, *([self.sheet] if self.sheet is not None else [])]
+
+    @property
     def settings(self) -> dict[str, object]:
         """What the figures depend on, beside the scenes and the methods, for the record."""
         given = self.stretch
@@ -74,7 +82,11 @@ def run(job: Job, *, as_json: bool) -> None:
         EceaError: where the work fails. Nothing is written in either case.
     """
     _check_outputs(job)
+    _check_options_used(job)
     scenes = _scenes(job)
+    rasters = rasters_read(scenes, job.masks, own=not (job.masks or job.stripes))
+    lists = [path for path in job.scenes if _is_list(path)]
+    check_outputs_apart(job.written, rasters, [*lists, *job.checkpoints, *job.bundles])
     sources = _sources(job)
     with ExitStack() as stack:
         methods = _methods(job, stack)
@@ -101,13 +113,26 @@ def _check_outputs(job: Job) -> None:
             raise RequestError(f"{path}: is neither {' nor '.join(FORMATS)}: name the results one of these")
     if job.sheet is not None and job.sheet.suffix != ".png":
         raise RequestError(f"{job.sheet}: is not .png: name the contact sheet so")
-    for path in [*job.outputs, *([job.sheet] if job.sheet else [])]:
+    for path in job.written:
         check_destination(path)
+
+
+def _check_options_used(job: Job) -> None:
+    """Refuse options of what is not evaluated."""
+    networks = job.bundles or job.checkpoints or not job.baselines
+    if (job.engine, job.backend) != (ENGINE, BACKEND) and not job.bundles and (job.checkpoints or job.baselines):
+        raise RequestError("--engine and --backend are for bundles, and none is named: name one, or leave them out")
+    if job.num_heads is not None and not job.checkpoints:
+        raise RequestError("--num-heads is for checkpoints, and none is named: name one, or leave it out")
+    if job.published and not networks:
+        raise RequestError(
+            "--published measures what networks draw, and baselines alone are named: name a network, or leave it out"
+        )
 
 
 def _scenes(job: Job) -> list[Source]:
     """The rasters that are named, those in folders and in lists; of a fold, those that training holds out."""
-    lists = [path for path in job.scenes if path.suffix.lower() == LIST_SUFFIX]
+    lists = [path for path in job.scenes if _is_list(path)]
     files = find_rasters([path for path in job.scenes if path not in lists], "scenes")
     found = find_sources(
         [str(path) for path in [*files, *lists]], bands=tuple(job.bands), stretch=job.stretch, group=job.group
@@ -117,6 +142,10 @@ def _scenes(job: Job) -> list[Source]:
         raise RequestError(f"{twice[0]}: is named twice, and results go by path and bands: name it once")
     held_out = held_out_scenes((source.scene for source in found), job.folds, job.fold)
     return [source for source in found if source.scene in held_out] if held_out else found
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() == LIST_SUFFIX
 
 
 def _sources(job: Job) -> list[GapSource]:

@@ -67,6 +67,8 @@ def test_a_unet_is_evaluated_too(
         assert filled.values[:, ~hole].tobytes() == noise[:, ~hole].tobytes()
         fills.append(filled.values[:, hole].astype(float))
     assert (fills[1] - fills[0]).mean() == pytest.approx(noise.std() / 2, rel=0.25)
+    with pytest.raises(RequestError, match=r"U_10\.pth: is a U-Net, which has no heads: leave out --num-heads"):
+        open_checkpoint(tmp_path / "U_10.pth", num_heads=(1, 1, 1, 1))
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio.shutil
 from numpy.typing import NDArray
 
 from ecea.runtime.errors import RequestError
@@ -35,7 +36,7 @@ def job(tmp_path: Path, noise: NDArray[np.uint8], write_raster: Make) -> Job:
         bands=(1, 2, 3),
         stretch=None,
         engine="fp32",
-        backend="cpu",
+        backend="auto",
         num_heads=None,
         threads=1,
         published=False,
@@ -126,6 +127,11 @@ def test_the_scenes_of_a_fold(job: Job, noise: NDArray[np.uint8], write_raster: 
         ({"outputs": [Path("out.csv")]}, "out.csv: is neither .json nor .md"),
         ({"sheet": Path("sheet.jpg")}, "sheet.jpg: is not .png"),
         ({"sheet": Path("absent/sheet.png")}, "absent"),
+        ({"engine": "int8"}, "--engine and --backend are for bundles, and none is named"),
+        ({"backend": "cpu", "checkpoints": [Path("G.pth")]}, "--engine and --backend are for bundles, and none is"),
+        ({"num_heads": (1, 1, 1, 1)}, "--num-heads is for checkpoints, and none is named"),
+        ({"published": True}, "--published measures what networks draw, and baselines alone are named"),
+        ({"outputs": [Path("a.md"), Path("./a.md")]}, "a.md: is named for two outputs"),
     ],
     ids=lambda value: ",".join(f"{key}={given}" for key, given in value.items()) if isinstance(value, dict) else "",
 )
@@ -150,6 +156,42 @@ def test_a_pipe_is_not_waited_for(job: Job, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tif")
     for changes in ({"scenes": [tmp_path / "pipe.tif"]}, {"masks": [tmp_path / "pipe.tif"]}):
         assert "pipe.tif: is a device or a pipe" in refusal(job, **changes)
+
+
+@pytest.mark.parametrize("named", ["scene", "mask", "own mask", "behind a VRT", "mask of a list"])
+def test_what_is_read_is_not_overwritten(
+    named: str, job: Job, noise: NDArray[np.uint8], write_raster: Make, tmp_path: Path
+) -> None:
+    """A scene became its own contact sheet."""
+    scene = write_raster(tmp_path / "s.png", noise, driver="PNG")
+    holes = (noise[:1] > 100).astype(np.uint8)
+    mask = write_raster(tmp_path / "s_mask.png", holes, driver="PNG")
+    changes: dict[str, Any] = {"scenes": [scene], "sheet": mask}
+    if named == "scene":
+        changes["sheet"] = scene
+    elif named == "mask":
+        changes["masks"] = [mask]
+    elif named == "own mask":
+        changes["stripes"] = ()
+    elif named == "behind a VRT":
+        rasterio.shutil.copy(scene, tmp_path / "v.vrt", driver="VRT")
+        changes |= {"scenes": [tmp_path / "v.vrt"], "sheet": scene}
+    else:
+        (tmp_path / "data.toml").write_text('[[source]]\npath = "s.png"\nmask = "s_mask.png"\n')
+        changes["scenes"] = [tmp_path / "data.toml"]
+    before = scene.read_bytes(), mask.read_bytes()
+    with pytest.raises(RequestError, match=r"\.png: is read for this evaluation, so it is not overwritten"):
+        run(replace(job, **changes), as_json=False)
+    assert (scene.read_bytes(), mask.read_bytes()) == before
+
+
+def test_a_bundle_is_not_overwritten(job: Job, tmp_path: Path) -> None:
+    manifest = tmp_path / "x.ecea" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text("{}")
+    with pytest.raises(RequestError, match=r"manifest\.json: is read for this evaluation"):
+        run(replace(job, bundles=[manifest.parent], outputs=[manifest]), as_json=False)
+    assert manifest.read_text() == "{}"
 
 
 def test_names_that_two_would_share(job: Job, noise: NDArray[np.uint8], write_raster: Make) -> None:
