@@ -40,6 +40,7 @@ from ecea.runtime.cli import DEFAULT_STREAMS
 from ecea.runtime.command import start_script
 from ecea.runtime.engine import open_engine, usable_processors
 from ecea.runtime.profiling import describe_machine
+from ecea.runtime.writer import check_destination, written_whole
 
 RESULT = Path(__file__).parent / "results" / "cpu.json"
 PEER = "PyTorch eager, as published"
@@ -78,8 +79,10 @@ def main(
     rounds: Annotated[int, typer.Option(help="Timed rounds of tiles.")] = 7,
     scene_rounds: Annotated[int, typer.Option(help="Timed rounds of scenes.")] = 3,
     compiled: Annotated[bool, typer.Option(help="Include torch.compile.")] = True,
+    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULT,
 ) -> None:
     """Time every path in turn, print the tables and write JSON."""
+    check_destination(output)
     threads = usable_processors()
     generator = load_generator(checkpoint)
     with tile_sources([scene] if scene else [], generator.config.img_size, {"mask": "zero"} if scene else {}) as cut:
@@ -108,8 +111,8 @@ def main(
         if scene is not None:
             result["scenes"] = scenes.measure(scene, bundle, checkpoint, scene_rounds, folder)
     _print(result)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _our_paths(bundle: Path, threads: int) -> list[TilePath]:

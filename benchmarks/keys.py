@@ -25,6 +25,7 @@ from ecea.model import Generator, GeneratorConfig, load_generator
 from ecea.model.layers import Block
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.command import start_script
+from ecea.runtime.writer import check_destination, written_whole
 
 RESULT = Path(__file__).parent / "results" / "keys.json"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -56,6 +57,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULT,
 ) -> None:
     """Measure every form in every type, print the tables and write JSON."""
+    check_destination(output)
     generator = _generator(checkpoint)
     with tile_sources([], generator.config.img_size, {}) as cut:
         chosen = parity_tiles(cut)
@@ -68,7 +70,8 @@ def main(
         "generator": end_to_end(generator, batches),
     }
     _print(result)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def bound(generator: Generator) -> float:

@@ -22,6 +22,7 @@ from rasterio.windows import Window
 
 from ecea.runtime.command import start_script
 from ecea.runtime.slc_off import slc_off_gaps
+from ecea.runtime.writer import check_destination, written_whole
 
 ROWS = (1_000, 16_000)
 RESULT = Path(__file__).parent / "results" / "memory.json"
@@ -34,8 +35,10 @@ def main(
     engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     backend: Annotated[str, typer.Option(help="auto, openvino or cpu.")] = "auto",
     width: Annotated[int, typer.Option(help="Columns of the scenes.")] = 1_000,
+    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULT,
 ) -> None:
-    """Measure the peak memory of ecea-run on a low and a high scene."""
+    """Measure the peak memory of ecea-run on a low and a high scene, and write JSON."""
+    check_destination(output)
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in ROWS:
@@ -57,8 +60,8 @@ def main(
         "peak_mb": {str(rows): round(peak, 1) for rows, peak in peaks.items()},
         "ratio": round(high / low, 4),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def write_scene(path: Path, height: int, width: int) -> None:
