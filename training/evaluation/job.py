@@ -191,12 +191,12 @@ def _checkpoint(job: Job, path: Path, stack: ExitStack) -> Method:
 
 
 def _write(job: Job, done: Evaluation, sheet: ContactSheet) -> None:
-    for path in job.outputs:
-        text = evaluation_json(done, job.settings) if path.suffix == ".json" else markdown(tables(done))
-        with written_whole(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    if job.sheet is not None:
-        sheet.write(job.sheet, [method.name for method in done.methods])
+    with ExitStack() as whole:  # none is put in place before all are written
+        for path in job.outputs:
+            text = evaluation_json(done, job.settings) if path.suffix == ".json" else markdown(tables(done))
+            whole.enter_context(written_whole(path)).write_text(text, encoding="utf-8")
+        if job.sheet is not None:
+            sheet.write(job.sheet, [method.name for method in done.methods])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from ecea.training.evaluation.evaluate import Evaluation, Result
 from ecea.training.evaluation.metrics import Scores
@@ -42,7 +43,7 @@ def print_tables(several: Iterable[Table]) -> None:
         for index, header in enumerate(table.headers):
             rich.add_column(header, justify="left" if index < 2 else "right")
         for row in table.rows:
-            rich.add_row(*row)
+            rich.add_row(*map(Text, row))  # as they are: in a string [] would be markup
         console.print(rich)
         console.print()
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import rasterio.shutil
 from numpy.typing import NDArray
 
-from ecea.runtime.errors import RequestError
+from ecea.runtime.errors import EceaError, RequestError
 from ecea.training.evaluation.job import Job, run
 
 Make = Callable[..., Any]
@@ -69,6 +71,29 @@ def test_results_and_sheet(job: Job) -> None:
     assert [result["method"] for result in content["results"]] == ["nearest"]
     assert job.sheet is not None
     assert job.sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_without_the_sheet_that_belongs_to_them_are_not_left(job: Job) -> None:
+    """The results are small enough, the sheet is not; as where the disk is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(EceaError, match=r"sheet\.png: cannot be written \(File too large\)"):
+            run(job, as_json=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in job.outputs[0].parent.iterdir()] == ["scenes"]
+
+
+def test_names_are_printed_as_they_are(
+    job: Job, noise: NDArray[np.uint8], write_raster: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part in brackets was taken for a style, and left out."""
+    mask = write_raster(tmp_path / "m[old] :sun:.tif", (noise[:1] > 100).astype(np.uint8))
+    run(replace(job, masks=[mask], stripes=()), as_json=False)
+    assert "m[old] :sun:" in capsys.readouterr().out
 
 
 def test_all_baselines(job: Job) -> None:
