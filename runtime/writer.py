@@ -106,12 +106,8 @@ def sidecars(raster: Path) -> list[Path]:
 
 
 @contextmanager
-def written_whole(destination: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
+def written_whole(destination: Path) -> Iterator[Path]:
     """As :func:`whole_or_nothing`, for a block that does nothing but write: what stops it is said in a sentence.
-
-    Args:
-        destination: of the file.
-        also: what the writer raises where the disk is full, besides OSError and rasterio's errors.
 
     Raises:
         EceaError: where the file cannot be written.
@@ -119,7 +115,7 @@ def written_whole(destination: Path, also: tuple[type[Exception], ...] = ()) -> 
     with whole_or_nothing(destination) as temporary:
         try:
             yield temporary
-        except (rasterio.errors.RasterioError, OSError, *also) as error:
+        except (rasterio.errors.RasterioError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise EceaError(f"{destination}: cannot be written ({reason}): {WHY_NOT_WRITTEN}") from error
 

@@ -124,8 +124,11 @@ class Checkpoints:
         return state
 
     def _write(self, path: Path, content: object) -> None:
-        with written_whole(path, also=(RuntimeError,)) as temporary:  # torch's writer raises it where the disk is full
-            torch.save(content, temporary)
+        with written_whole(path) as temporary:
+            try:
+                torch.save(content, temporary)
+            except RuntimeError as error:  # where the disk is full, in words about its own parts
+                raise OSError("PyTorch could not finish it") from error
 
 
 def _difference(name: str, before: Any, now: Any) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ resolution, and ``land.toml``, a list of them for ``ecea-train``.
 """
 
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,19 +192,21 @@ def write_land(archives: Path, folder: Path, found: Sequence[Found] = FOUND) -> 
 
 def _read(path: Path, wanted: Found) -> Array:
     """(bands, H, W), as float32."""
-    bands = []
+    bands, member = [], wanted.members[0]
     try:
         with tarfile.open(path) as archive:
             for member in wanted.members:
                 file = archive.extractfile(f"{wanted.archive}/{member}")
                 if file is None:
-                    raise KeyError(member)
+                    raise tarfile.TarError
                 with MemoryFile(file.read()) as memory, memory.open() as dataset:
                     bands.append(dataset.read().astype(np.float32))
         return np.concatenate(bands)[:, *wanted.window]
-    except (OSError, tarfile.TarError, EOFError, KeyError, ValueError, RasterioError) as error:
+    except (OSError, tarfile.TarError, EOFError, KeyError, ValueError, zlib.error, RasterioError) as error:
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise RequestError(
-            f"{path}: cannot be read ({error}); expected the source archive with {wanted.members[0]}: download it again"
+            f"{path}: cannot be read{reason}: expected a whole source archive with the raster {member}: download "
+            "it again"
         ) from error
 
 

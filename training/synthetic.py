@@ -10,6 +10,7 @@ is stretched to 8 bits at the end.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,7 @@ def write_synthetic_scenes(folder: Path, count: int, seed: int = 0) -> None:
 
     Raises:
         RequestError: where ``count`` is less than 1, the folder cannot be made, or holds something.
-        EceaError: where a file cannot be written.
+        EceaError: where a file cannot be written; no scene is left then.
     """
     if count < 1 or seed < 0:
         raise RequestError(
@@ -84,10 +85,13 @@ def write_synthetic_scenes(folder: Path, count: int, seed: int = 0) -> None:
         raise RequestError(f"{folder}: cannot be made ({error.strerror}): name another folder") from error
     profile = {"driver": "GTiff", "count": 3, "height": SIZE, "width": SIZE, "dtype": "uint8", "photometric": "RGB"}
     profile |= {"transform": rasterio.Affine(30, 0, 0, 0, -30, 0), "compress": "deflate"}
-    for index in range(count):
-        path = folder / f"{index:04}.tif"
-        with written_whole(path) as temporary, rasterio.open(temporary, "w", **profile) as to:
-            to.write(synthetic_scene(seed, index))
+    with ExitStack() as undo:  # what is left would stand in the way of drawing them all
+        for index in range(count):
+            path = folder / f"{index:04}.tif"
+            undo.callback(path.unlink, missing_ok=True)
+            with written_whole(path) as temporary, rasterio.open(temporary, "w", **profile) as to:
+                to.write(synthetic_scene(seed, index))
+        undo.pop_all()
 
 
 def fractal(rng: np.random.Generator, size: int, slope: float, *, lean: bool = True) -> Array:

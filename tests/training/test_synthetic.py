@@ -71,3 +71,19 @@ def test_a_folder_of_scenes_can_be_trained_on(tmp_path: Path) -> None:
         write_synthetic_scenes(tmp_path / "none", 0)
     with pytest.raises(RequestError, match="cannot be made"):
         write_synthetic_scenes(tmp_path / "no" / "folder", 1)
+
+
+def test_scenes_of_an_interrupted_run_are_not_in_the_way_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seed: int, index: int) -> np.ndarray:
+        if index == 1:
+            raise KeyboardInterrupt
+        return synthetic_scene(seed, index)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ecea.training.synthetic.synthetic_scene", interrupted)
+        write_synthetic_scenes(tmp_path / "land", 2)
+    assert not list((tmp_path / "land").iterdir())
+    write_synthetic_scenes(tmp_path / "land", 1)
+    assert [path.name for path in (tmp_path / "land").iterdir()] == ["0000.tif"]
