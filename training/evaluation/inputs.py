@@ -7,7 +7,7 @@ from pathlib import Path
 import rasterio
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.paths import files_behind, is_special, same_file
+from ecea.runtime.paths import files_behind, is_read_through, is_special, same_file
 from ecea.training.evaluation.gaps import own_masks
 from ecea.training.evaluation.scenes import find_rasters
 from ecea.training.rasters import rasters_in
@@ -33,7 +33,7 @@ def check_outputs_apart(outputs: Sequence[Path], rasters: Iterable[str], others:
         return
     for file in [*_files(others), *_files_of_rasters(rasters)]:
         for output in replaced:
-            if same_file(file, output):
+            if is_read_through(output, [file]):
                 raise RequestError(f"{output}: is read for this evaluation, so it is not overwritten: name another")
 
 
