@@ -1,7 +1,9 @@
 """Where the gaps of a scene are known from: its nodata, zeros, a mask file, or Landsat's quality bands."""
 
+import os
+import re
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +20,8 @@ _QA_PIXEL_SUFFIX = "_QA_PIXEL.TIF"
 _QA_RADSAT_SUFFIX = "_QA_RADSAT.TIF"
 _QA_PIXEL_FILL = 1 << 0
 _QA_RADSAT_DROPPED = 1 << 9
+_QA_RADSAT_BYTES = 2
+_GAP_MASK = re.compile(r"_GM_B\d+\.TIF$")
 
 
 class MaskSource(Protocol):
@@ -56,16 +60,39 @@ class ZeroMask:
 
 
 class FileMask:
-    """Where the first band of another raster of the same size is not 0."""
+    """Where the first band of another raster of the same size is not 0, or what Landsat's own says in its way."""
 
     covers_data = True
 
     def __init__(self, path: str, height: int, width: int, stack: ExitStack) -> None:
+        self._path = path
         self._dataset = _open_same_size(path, height, width, stack)
         self.files = files_behind(self._dataset)
 
     def select(self, bands: npt.NDArray[Any], invalid: Mask, window: Window) -> Mask:
-        return np.asarray(self._dataset.read(1, window=window) != 0)
+        values = self._dataset.read(1, window=window)
+        gaps = landsat_gaps(self._path, values)
+        return np.asarray(values != 0) if gaps is None else gaps
+
+
+def landsat_gaps(path: str | os.PathLike[str], values: npt.NDArray[Any]) -> Mask | None:
+    """Where one of a Landsat product's own rasters says that pixels are missing: most of their values are not 0.
+
+    Args:
+        path: its name tells which it is: QA_RADSAT has a bit for dropped pixels, a gap mask is 0 in gaps.
+        values: of its first band, of any shape.
+
+    Returns:
+        True in gaps, of that shape; None for any other raster.
+
+    Raises:
+        RequestError: where the values cannot be that raster's.
+    """
+    name = PurePath(path).name.upper()
+    if name.endswith(_QA_RADSAT_SUFFIX):
+        _check_bits(path, values.dtype.name, _QA_RADSAT_BYTES)
+        return np.asarray((values & _QA_RADSAT_DROPPED) != 0)
+    return np.asarray(values == 0) if _GAP_MASK.search(name) else None
 
 
 class QualityMask:
@@ -77,7 +104,7 @@ class QualityMask:
         pixel = _quality_file(scene)
         self._pixel = _open_bits(pixel, 1, height, width, stack)
         radsat = pixel.with_name(pixel.name.removesuffix(_QA_PIXEL_SUFFIX) + _QA_RADSAT_SUFFIX)
-        self._radsat = _open_bits(radsat, 2, height, width, stack) if radsat.exists() else None
+        self._radsat = _open_bits(radsat, _QA_RADSAT_BYTES, height, width, stack) if radsat.exists() else None
         opened = [dataset for dataset in (self._pixel, self._radsat) if dataset is not None]
         self.files = tuple(file for dataset in opened for file in files_behind(dataset))
 
@@ -124,13 +151,16 @@ def _open_same_size(path: str | Path, height: int, width: int, stack: ExitStack)
 def _open_bits(path: Path, least_bytes: int, height: int, width: int, stack: ExitStack) -> Any:
     """Open a quality band, whose values are bits."""
     dataset = _open_same_size(path, height, width, stack)
-    found = dataset.dtypes[0]
+    _check_bits(path, dataset.dtypes[0], least_bytes)
+    return dataset
+
+
+def _check_bits(path: str | os.PathLike[str], found: str, least_bytes: int) -> None:
     if not found.startswith(("int", "uint")) or np.dtype(found).itemsize < least_bytes:
         raise RequestError(
             f"{path}: has values of type {found}, a quality band holds integers of {8 * least_bytes} bits at least: "
-            "put the product's own file there, or choose another --mask"
+            "put the product's own file there, or choose another mask"
         )
-    return dataset
 
 
 def _quality_file(scene: Path) -> Path:

@@ -110,7 +110,7 @@ def stretch_of(parts: Sequence[float | str]) -> Stretch:
 
 
 def automatic_stretch(dtype: np.dtype[Any], sample: npt.NDArray[Any]) -> Stretch:
-    """Choose a stretch: 0..255 for uint8; else so that 99 % of the valid pixels lie below the generator's ceiling.
+    """Choose a stretch: 0..255 for uint8; else so that 99.5 % of the valid pixels lie below the generator's ceiling.
 
     Args:
         dtype: the scene's.

@@ -143,7 +143,8 @@ def train(
 ) -> None:
     """Train a generator on clean DATA, parts of which are hidden.
 
-    Defaults are as published, but for the gaps that are drawn where no masks are named.
+    Defaults are as published, but for the gaps that are drawn where no masks are named, the stretch that is chosen for
+    each raster, bands 1,2,3, and the terms that need VGG-19's weights (--vgg).
     """
     with sentences(COMMAND, debug), one_voice():
         try:

@@ -48,6 +48,7 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
     # What it has to say is said by us.
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the processes started: else a lost one is told in C++
+    torch.backends.cudnn.allow_tf32 = False  # by default convolutions of float32 have 10 bits on a GPU
     arithmetic: Any = PRECISIONS[precision]
     fabric = Fabric(
         accelerator=device, devices=devices, strategy="ddp" if devices > 1 else "auto", precision=arithmetic

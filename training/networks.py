@@ -23,6 +23,7 @@ LETTERS = {"ecea": "G", "unet": "U"}
 # What touches pixels: its weights are no maps from features to features.
 _FIRST_LAYERS = ("patch_embed", "out_s_patch_embed", "first.")
 _EDGE_MAP_TAKEN = "out_s_patch_embed.proj.weight"  # 0 where the edge map brings nothing back into the picture
+_PLACES = "pos_embed"  # one vector for each, in a table that maps nothing
 _LAST_LAYERS = ("block8.2.weight", "last.weight")
 
 
@@ -100,5 +101,5 @@ def _generator(options: TrainingOptions, weights: Mapping[str, Tensor] | None) -
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a parameter of either network lies between its first layers and its last, by its name."""
-    return not name.startswith(_FIRST_LAYERS) and not name.endswith(_LAST_LAYERS)
+    """Whether a parameter of either network maps features to features, by its name: not the first and last layers."""
+    return not name.startswith(_FIRST_LAYERS) and not name.endswith((*_LAST_LAYERS, _PLACES))

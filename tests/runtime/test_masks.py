@@ -153,3 +153,14 @@ def test_quality_bands_of_another_type_are_refused(scene, tmp_path, write_scene,
     quality(write_scene, tmp_path, suffix, np.zeros((4, 6), kind))
     with pytest.raises(RequestError, match=rf"{suffix}\.TIF: has values of type {np.dtype(kind).name}, a quality band"):
         read(scene, "qa")
+
+
+@pytest.mark.parametrize(
+    ("name", "gap", "other"), [(f"{PRODUCT}_QA_RADSAT.TIF", 1 << 9, 0b101), (f"{PRODUCT}_GM_B3.TIF", 0, 1)]
+)
+def test_landsat_s_own_masks_are_taken_at_their_word(scene, tmp_path, write_scene, name, gap, other):
+    """Of saturated pixels QA_RADSAT is not 0 either; a gap mask is 0 in gaps."""
+    values = np.full((1, 4, 6), other, np.uint16)
+    values[0, 3, 4] = gap
+    mask = write_scene(tmp_path / name, values)
+    assert [where(band) for band in read(scene, str(mask)).selected] == [{(3, 4)}] * 3

@@ -237,3 +237,15 @@ def test_augmentations_are_read_in_any_order():
     assert parse_augmentations("none") == ()
     with pytest.raises(RequestError, match="'blur' is unknown"):
         parse_augmentations("flips,blur")
+
+
+def test_tiles_of_a_large_scene_are_cut_at_any_row_and_column(write):
+    """Its places are too many to be kept; on a grid, a network would see some phases of its patches alone."""
+    values = np.ones((3, 1500, 1500), np.uint8)
+    values[:, :, 1000:] = 0
+    scene = load_scene(Source(str(write("a.tif", values, nodata=0)), "a"), 64)
+    rows, columns = np.divmod(scene.corners, 1500)
+    assert columns.max() <= 1000 - 64
+    assert len(scene.corners) > 100_000
+    for places in (rows, columns):
+        assert np.bincount(places % 8, minlength=8).min() > 0.9 * len(places) / 8

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ecea.model import Generator, GeneratorConfig
 from ecea.training.muon import RATE, Muon, orthogonalized
+from ecea.training.networks import is_hidden
 
 BETAS = (0.9, 0.99)
 
@@ -79,3 +81,13 @@ def test_it_finds_a_least_squares_solution_sooner_than_adam() -> None:
         return float(loss.detach() / y.square().mean())
 
     assert left(Muon) < 0.5 * left(torch.optim.Adam)
+
+
+def test_positions_are_not_its_own() -> None:
+    """A table of one vector for each place maps nothing to anything."""
+    generator = Generator(GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1)))
+    names = [name for name, _ in generator.named_parameters()]
+    places = [name for name in names if name.endswith("pos_embed")]
+    assert len(places) == 7
+    assert not any(is_hidden(name) for name in places)
+    assert is_hidden("res_block4.conv1.weight") and is_hidden("out_concat.weight")

@@ -177,7 +177,7 @@ def test_a_short_run_over_fits_two_tiny_images(patches: Path, tmp_path: Path) ->
     assert float(said[-1].split(": ")[1].split(" dB")[0]) > 35
 
 
-def test_all_five_terms_are_learned_from(patches: Path, tmp_path: Path) -> None:
+def test_all_five_terms_are_told(patches: Path, tmp_path: Path) -> None:
     vgg = tmp_path / "vgg.pth"
     torch.save(VggFeatures().state_dict(), vgg)
     said = run(options(epochs=1), patches, tmp_path / "out", vgg=vgg, tiles_per_epoch=2)

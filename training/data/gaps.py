@@ -11,7 +11,7 @@ import numpy.typing as npt
 import rasterio
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.masks import Mask
+from ecea.runtime.masks import Mask, landsat_gaps
 from ecea.runtime.paths import is_special
 from ecea.runtime.slc_off import MAX_WIDTH, PERIOD, slc_off_gaps
 from ecea.training.rasters import rasters_in
@@ -89,7 +89,7 @@ def _load_masks(paths: Sequence[str], tile: int) -> list[Mask]:
 
 
 def load_mask(path: str | os.PathLike[str], tile: int) -> Mask:
-    """Read a mask: any raster, a gap is where its first band is above 0.
+    """Read a mask: any raster, a gap is where its first band is above 0, or what Landsat's own says in its way.
 
     Raises:
         RequestError: where it cannot be read, is smaller than a tile, or has no gap or nothing else.
@@ -98,9 +98,11 @@ def load_mask(path: str | os.PathLike[str], tile: int) -> Mask:
         raise RequestError(f"{path}: is a device or a pipe: give the path of a mask raster")
     try:
         with rasterio.open(path) as dataset:
-            mask = np.asarray(dataset.read(1) > 0)
+            values = dataset.read(1)
     except rasterio.RasterioIOError as error:
         raise RequestError(f"{path}: is not a mask that can be read ({error}): give a raster file") from error
+    known = landsat_gaps(path, values)
+    mask = np.asarray(values > 0) if known is None else known
     if min(mask.shape) < tile:
         raise RequestError(
             f"{path}: is a mask of {mask.shape[1]} x {mask.shape[0]} px, tiles are {tile} x {tile}: give masks of a "
@@ -197,7 +199,10 @@ def draw_scribbles(size: int, rng: np.random.Generator) -> Mask:
     canvas = np.zeros((size, size), np.uint8)
     # Strokes of less than a pixel's width are drawn a pixel wide, so the canvas always fills up.
     while np.count_nonzero(canvas) < wanted:
+        before = canvas.copy()
         _draw_stroke(canvas, rng)
+        if np.count_nonzero(canvas) > _SCRIBBLE_SHARES[1] * size * size:
+            return np.asarray(before > 0)
     return np.asarray(canvas > 0)
 
 

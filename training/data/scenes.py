@@ -113,16 +113,19 @@ def clean_pixels(mask: str, rows: Rows, values: npt.NDArray[Any]) -> Mask:
 
 
 def _clean_corners(clean: Mask, tile: int) -> npt.NDArray[np.int64]:
-    """Upper left corners of clean tiles: all of them, or on a grid where they would be very many."""
+    """Upper left corners of clean tiles: all of them, or some of all places where they would be very many."""
     # The sum over each tile, from the sums over rectangles that begin at the origin.
     sums = cv2.integral((~clean).astype(np.uint8), sdepth=cv2.CV_64F)
     missing = sums[tile:, tile:] - sums[:-tile, tile:] - sums[tile:, :-tile] + sums[:-tile, :-tile]
-    step = int(np.ceil(np.sqrt(max(1, missing.size / _POSITIONS))))
-    rows, columns = np.nonzero(missing[::step, ::step] == 0)
-    if not rows.size:  # between the lines of the grid, perhaps
-        step = 1
-        rows, columns = np.nonzero(missing == 0)
-    return np.asarray(rows * step * clean.shape[1] + columns * step, np.int64)
+    found = np.empty(0, np.int64)
+    if missing.size > _POSITIONS:
+        # Not on a grid: a network that sees patches of 4 px would learn some of their phases alone.
+        places = np.unique(np.random.default_rng(0).integers(missing.size, size=_POSITIONS))
+        found = places[missing.ravel()[places] == 0]
+    if not found.size:
+        found = np.flatnonzero(missing == 0)
+    rows, columns = np.divmod(found, missing.shape[1])
+    return np.asarray(rows * clean.shape[1] + columns, np.int64)
 
 
 def _stretch(source: Source, values: npt.NDArray[Any], clean: Mask) -> Stretch:

@@ -34,7 +34,7 @@ class TorchSession:
 
     def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute (B, 3, S, S), (B, 1, S, S), (B, 1, S, S) -> (B, 3, S, S), (B, 1, S, S)."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             out, out_edge = self._generator(*(torch.from_numpy(x).to(self._device) for x in (image, edge, mask)))
             return out.cpu().numpy(), out_edge.cpu().numpy()
 

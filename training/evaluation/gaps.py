@@ -10,7 +10,7 @@ import numpy as np
 import rasterio
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.masks import Mask
+from ecea.runtime.masks import Mask, landsat_gaps
 from ecea.runtime.slc_off import PERIOD, slc_off_gaps
 from ecea.training.evaluation.scenes import CleanScene, find_rasters
 from ecea.training.rasters import MASK_ENDING, SUFFIXES, rasters_in
@@ -128,18 +128,20 @@ def mask_source(path: Path) -> MaskFiles:
 
 
 def read_mask(path: Path) -> Mask:
-    """The first band of a raster, True where it is above 0.
+    """The first band of a raster, True where it is above 0, or where Landsat's own says in its way that it has a gap.
 
     Raises:
         RequestError: where it cannot be read, or has no hole.
     """
     try:
         with rasterio.open(path) as dataset:
-            mask = np.asarray(dataset.read(1) > 0)
+            values = dataset.read(1)
     except rasterio.RasterioIOError as error:
         raise RequestError(
             f"{path}: is not a mask that can be read ({error}): give a raster, above 0 in holes"
         ) from error
+    known = landsat_gaps(path, values)
+    mask = np.asarray(values > 0) if known is None else known
     if not mask.any():
         raise RequestError(f"{path}: has no hole, all of its values are 0 or less: expected values above 0 in holes")
     return mask
