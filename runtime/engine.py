@@ -1,7 +1,7 @@
 """Opening an engine of a bundle on a backend of this machine."""
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +87,7 @@ class Engine:
         parts = min(self.streams, len(image))
         inputs = (np.array_split(x, parts) for x in (image, edge, mask))
         started = [self.submit(*part) for part in zip(*inputs, strict=True)]
-        outs, out_edges = zip(*(future.result() for future in started), strict=True)
+        outs, out_edges = zip(*(self.result(future) for future in started), strict=True)
         return np.concatenate(outs), np.concatenate(out_edges)
 
     def submit(self, image: Tensor, edge: Tensor, mask: Tensor) -> Future[tuple[Tensor, Tensor]]:
@@ -99,12 +99,29 @@ class Engine:
             RequestError: as :meth:`infer`, at once; what else may go wrong is raised by the result.
         """
         session = self._check(image, edge, mask)
-        return self._workers.submit(self._run, session, image, edge, mask)
+        try:
+            return self._workers.submit(self._run, session, image, edge, mask)
+        except RuntimeError as error:  # closed just now, by another thread
+            raise self._closed() from error
+
+    def result(self, started: Future[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Wait for what :meth:`submit` has started.
+
+        Raises:
+            EceaError: as :meth:`infer`; also where the engine was closed before the batch had begun.
+        """
+        try:
+            return started.result()
+        except CancelledError as error:
+            raise self._closed() from error
+
+    def _closed(self) -> EceaError:
+        return EceaError(f"{self.bundle.path}: the engine is closed: open it again")
 
     def _check(self, image: Tensor, edge: Tensor, mask: Tensor) -> Session:
         """The session, if it can be given these."""
         if self._session is None:
-            raise EceaError(f"{self.bundle.path}: the engine is closed: open it again")
+            raise self._closed()
         size, batch = self.tile_size, len(image)
         for name, tensor, channels in (("image", image, 3), ("edge", edge, 1), ("mask", mask, 1)):
             if tensor.shape != (batch, channels, size, size) or tensor.dtype != np.float32 or batch < 1:
@@ -119,7 +136,7 @@ class Engine:
             out, out_edge = session.infer(image, edge, mask)
         except Exception as error:  # the backends' exceptions share no base class
             raise EceaError(f"{self.bundle.path}: {self.backend} failed on a batch of {len(image)}: {error}") from error
-        if not np.isfinite(out).all():
+        if not (np.isfinite(out).all() and np.isfinite(out_edge).all()):
             raise EceaError(
                 f"{self.bundle.path}: the {self.engine} engine gave values that are not finite on {self.backend}, "
                 "expected 0 to 1: choose another with --engine or --backend"

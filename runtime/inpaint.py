@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ecea.runtime.scene import DEFAULT_BANDS, Scene
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.survey import Survey, survey
 from ecea.runtime.tiles import BLENDS, covering_grid, default_overlap
-from ecea.runtime.writer import check_destination, geotiff_like, sidecars, whole_or_nothing
+from ecea.runtime.writer import WriteRows, check_destination, geotiff_like, sidecars, whole_or_nothing
 
 # GDAL would keep as many decompressed blocks as fill 5 % of the machine's memory. A row of blocks must stay: it is
 # read twice, and once more for the masks of its bands. In bytes, unlike GDAL's own setting of that name.
@@ -224,7 +225,7 @@ def _fill_and_write(
     )
     with (
         whole_or_nothing(target) as temporary,
-        geotiff_like(scene.dataset, temporary, with_mask=scene.has_mask) as write,
+        _ending_timed(progress, geotiff_like(scene.dataset, temporary, with_mask=scene.has_mask)) as write,
         filling as parts,
     ):
         for part in parts:
@@ -235,6 +236,15 @@ def _fill_and_write(
             if on_rows is not None:
                 on_rows(part.top + part.bands.shape[1], scene.height, progress)
     return pixels
+
+
+@contextmanager
+def _ending_timed(progress: Progress, writing: AbstractContextManager[WriteRows]) -> Iterator[WriteRows]:
+    """Count the end of the writing as such: the rows that were held back, and closing the file."""
+    with ExitStack() as stack:
+        yield stack.enter_context(writing)
+        with progress.timed("writing"):
+            stack.close()
 
 
 def _read_rows(

@@ -80,7 +80,7 @@ def before_after(
 def _read(path: str | Path, bands: tuple[int, int, int]) -> tuple[NDArray[np.float64], tuple[int, int]]:
     """The three bands as (3, H, W) float64, NaN in all where any has no valid value; and the scene's own size."""
     try:
-        with rasterio.open(path) as scene:
+        with rasterio.open(path, OVERVIEW_LEVEL="NONE") as scene:  # the output has none, and must look the same
             whole = scene.height, scene.width
             shrink = max(scene.height, scene.width, LONGEST_SIDE) / LONGEST_SIDE
             size = (3, max(1, round(scene.height / shrink)), max(1, round(scene.width / shrink)))

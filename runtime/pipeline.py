@@ -158,9 +158,9 @@ def infer_tiles(
             pending.append(item if isinstance(item, Strip) else _start(item, engine))
             # One more is started than there are streams, so that none has to wait for this thread.
             while pending and (isinstance(pending[0], Strip) or _count(pending) > engine.streams):
-                yield _finish(pending.popleft(), progress)
+                yield _finish(pending.popleft(), engine, progress)
         while pending:
-            yield _finish(pending.popleft(), progress)
+            yield _finish(pending.popleft(), engine, progress)
     finally:
         for left in pending:
             if isinstance(left, _Started):
@@ -183,12 +183,12 @@ def _count(pending: deque[_Started | Strip]) -> int:
     return sum(isinstance(item, _Started) for item in pending)
 
 
-def _finish(item: _Started | Strip, progress: Progress) -> FilledBatch | Strip:
+def _finish(item: _Started | Strip, engine: Engine, progress: Progress) -> FilledBatch | Strip:
     """Wait for the engine, where that is what this item needs."""
     if isinstance(item, Strip):
         return item
     with progress.timed("inference"):
-        out, _ = item.result.result()
+        out, _ = engine.result(item.result)
     progress.tiles_run += len(item.columns)
     return FilledBatch(item.columns, out)
 

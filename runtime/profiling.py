@@ -1,6 +1,5 @@
 """How fast an engine is: latency, throughput, the stages of a run, the operators of the model."""
 
-import os
 import platform
 import tempfile
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ecea.runtime.backends.layers import LayerTime
-from ecea.runtime.engine import Engine
+from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.inpaint import inpaint, scene_tiles
 from ecea.runtime.sample import write_sample_scene
 
@@ -48,7 +47,7 @@ class Profile:
         arithmetic: that of layers that are not quantized.
         first_tile_seconds: the first run after loading, a batch of one.
         latencies: one for each batch size.
-        stages: stage -> seconds, for a scene whose tiles were filled one by one; they overlap.
+        stages: stage -> seconds, for a scene that was filled in the engine's own batches and streams; they overlap.
         scene_tiles: how many tiles that were.
         layers: the operators, in the order in which they ran, for a batch of one.
     """
@@ -111,7 +110,7 @@ def by_kind(layers: Sequence[LayerTime]) -> dict[str, float]:
 
 
 def describe_machine() -> str:
-    """The processor's name, where the system tells it, and how many there are."""
+    """The processor's name, where the system tells it, and how many of them this process may use."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():  # Linux
@@ -119,7 +118,7 @@ def describe_machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} processors"
+    return f"{name}, {usable_processors()} processors"
 
 
 def _latency(engine: Engine, image: np.ndarray, edge: np.ndarray, mask: np.ndarray, *, runs: int) -> Latency:

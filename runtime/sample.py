@@ -273,7 +273,7 @@ def write_sample_scene(
         height, width: px, neither more than 5 times the other.
         seed: of the land, 0 or more.
         dtype: a key of :data:`ENCODINGS`. As "uint16", values are digital numbers of Landsat Collection 2
-            surface reflectance, 8000 to 34546, with nodata 0. The file's band scales and offsets turn values
+            surface reflectance, 8000 to 34545, with nodata 0. The file's band scales and offsets turn values
             into reflectance.
         truth_path: where to write the same scene without gaps, with its collar. Default: nowhere.
 

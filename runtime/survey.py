@@ -63,12 +63,16 @@ class Survey:
         return rows.void & (margin | cut_off)
 
     def _deep_corners(self) -> tuple[bool, bool, bool, bool]:
-        """Whether no data lie within ``SHALLOW`` of the four corners along both sides of the scene."""
-        height, width = len(self.row_first), len(self.column_first)
-        above_left, above_right = self.column_first[0], self.column_first[-1]
-        below_left, below_right = height - 1 - self.column_last[0], height - 1 - self.column_last[-1]
-        along_top = self.row_first[0], width - 1 - self.row_last[0]
-        along_bottom = self.row_first[-1], width - 1 - self.row_last[-1]
+        """Whether no data lie within ``SHALLOW`` of the four corners along both sides of the box around all data.
+
+        Of the box, not of the raster, which may have a frame without data: one that was reprojected or cut out.
+        """
+        left, right = self.row_first.min(), self.row_last.max()
+        top, bottom = self.column_first.min(), self.column_last.max()
+        above_left, above_right = self.column_first[left] - top, self.column_first[right] - top
+        below_left, below_right = bottom - self.column_last[left], bottom - self.column_last[right]
+        along_top = self.row_first[top] - left, right - self.row_last[top]
+        along_bottom = self.row_first[bottom] - left, right - self.row_last[bottom]
         return (
             min(above_left, along_top[0]) >= SHALLOW,
             min(above_right, along_top[1]) >= SHALLOW,

@@ -39,8 +39,9 @@ class CpuSession:
 
 def load(model: Path, settings: Settings) -> CpuSession:
     """Load an ONNX model."""
-    # Runs may overlap; each computes on the threads of the session and on the one that calls it.
-    return CpuSession(_create(model, settings.threads // settings.streams))
+    # Runs may overlap. Each computes on the one thread that calls it and on those of the session, one less than it is
+    # told, which they share.
+    return CpuSession(_create(model, settings.threads - settings.streams + 1))
 
 
 def layer_times(model: Path, settings: Settings, inputs: Inputs) -> list[LayerTime]:

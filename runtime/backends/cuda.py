@@ -137,13 +137,17 @@ def layer_times(model: Path, settings: Settings, inputs: Inputs) -> list[LayerTi
 
 
 def kernel_times(events: list[dict[str, Any]]) -> list[LayerTime]:
-    """What a profile of ONNX Runtime tells of kernels on the GPU; empty where it tells of the host alone."""
-    last: dict[str, LayerTime] = {}
+    """What a profile of ONNX Runtime tells of kernels on the GPU; empty where it tells of the host alone.
+
+    One network starts a kernel many times: its times are added up, in the mean of the runs.
+    """
+    runs = max(1, sum(event.get("name") == "model_run" for event in events))
+    sums: dict[tuple[str, str], float] = {}
     for event in events:
         if event.get("cat") == "Kernel":
-            kind = event.get("args", {}).get("op_name", "")
-            last[event["name"]] = LayerTime(event["name"], kind, event["dur"] / 1e6)
-    return list(last.values())
+            key = event["name"], event.get("args", {}).get("op_name", "")
+            sums[key] = sums.get(key, 0.0) + event["dur"] / 1e6 / runs
+    return [LayerTime(name, kind, seconds) for (name, kind), seconds in sums.items()]
 
 
 def _create(model: Path, settings: Settings, profile: str | None = None) -> Any:

@@ -184,6 +184,10 @@ def test_onnx_runtime_that_is_not_there(bundle: Path, with_gpu: None, monkeypatc
 def test_kernels_are_timed_where_a_profile_has_them() -> None:
     node = {"cat": "Node", "name": "Conv_1_kernel_time", "dur": 9, "args": {"op_name": "Conv"}}
     kernel = {"cat": "Kernel", "name": "implicit_gemm", "dur": 250, "args": {"op_name": "Conv"}}
+    run = {"cat": "Session", "name": "model_run", "dur": 900}
     assert cuda.kernel_times([node]) == []
     (time,) = cuda.kernel_times([node, kernel])
     assert (time.name, time.kind, time.seconds) == ("implicit_gemm", "Conv", 0.00025)
+    # Two runs that start it twice each, for two layers.
+    (time,) = cuda.kernel_times([run, kernel, {**kernel, "dur": 100}, run, kernel, {**kernel, "dur": 120}])
+    assert time.seconds == pytest.approx(0.00036)

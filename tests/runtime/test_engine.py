@@ -106,6 +106,10 @@ def test_wrong_inputs_are_told_with_what_was_expected(engine_of, name, wrong):
 def test_results_that_are_not_finite_are_an_error(engine_of, value):
     with pytest.raises(EceaError, match="values that are not finite"):
         engine_of(value, SIZE).infer(*inputs())
+    image, edge, mask = inputs()
+    edge[0, 0, 0, 0] = value  # which that engine gives back
+    with pytest.raises(EceaError, match="values that are not finite"):
+        engine_of(0.5, SIZE).infer(image, edge, mask)
 
 
 def test_an_error_of_the_backend_is_told_as_one(engine_of):

@@ -1,6 +1,9 @@
 """Whole scenes: what is filled, with what, and that nothing else changes."""
 
+import sys
 import threading
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from rasterio._env import get_gdal_config
 
 from ecea.runtime import inpaint
 from ecea.runtime.inpaint import scene_tiles
+from ecea.runtime.writer import geotiff_like
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 FLOATS = ["float32", "float64"]
@@ -208,6 +212,19 @@ def test_the_result_counts_what_was_done(tmp_path, write_scene, engine_of):
     assert set(result.seconds) == {"survey", "reading", "edges", "inference", "blending", "writing", "total"}
     assert all(seconds >= 0 for seconds in result.seconds.values())
     assert (result.source, result.destination) == (str(path), str(tmp_path / "o.tif"))
+
+
+def test_the_end_of_the_writing_is_counted_as_writing(tmp_path, striped, engine_of, monkeypatch):
+    """All rows of a low scene are held back until then."""
+
+    @contextmanager
+    def slow(*arguments, **options):
+        with geotiff_like(*arguments, **options) as write:
+            yield write
+            time.sleep(0.2)
+
+    monkeypatch.setattr(sys.modules["ecea.runtime.inpaint"], "geotiff_like", slow)
+    assert inpaint(striped[0], tmp_path / "o.tif", engine_of(0.5)).seconds["writing"] >= 0.2
 
 
 def test_a_tile_without_a_valid_pixel_keeps_its_nodata(tmp_path, write_scene, read_bands, engine_of):

@@ -197,6 +197,8 @@ def test_closing_waits_for_what_runs_and_cancels_what_has_not_begun() -> None:
     closing.start()
     with pytest.raises(CancelledError):
         second.result(SECONDS)
+    with pytest.raises(EceaError, match="the engine is closed"):
+        engine.result(second)
     # While it waits, it takes nothing more, and says so.
     with pytest.raises(EceaError, match="the engine is closed"):
         engine.submit(*tiles(3))
@@ -324,3 +326,16 @@ def test_an_error_of_the_source_cancels_what_was_started() -> None:
         work.let_go.set()
         engine.infer(*tiles(5, size=4))
     assert session.begun == [9, 5]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (4, 1), (4, 2), (5, 2), (6, 3)])
+def test_onnx_runtime_computes_on_as_many_threads_as_asked(tiny_bundle, threads, streams):
+    """Those of the session, which all streams share, and one for each stream."""
+    tasks = Path("/proc/self/task")
+    bundle = tiny_bundle()
+    open_engine(bundle, backend="cpu", threads=1, streams=1).close()  # which starts what is started once for all
+    before = len(list(tasks.iterdir()))
+    with open_engine(bundle, backend="cpu", threads=threads, streams=streams):
+        started = len(list(tasks.iterdir())) - before
+    assert started + streams == threads

@@ -79,12 +79,13 @@ def test_stripes_and_lakes_are_filled_and_the_collar_of_a_slanted_swath_is_not(p
     assert fill.sum() > 0.93 * gaps.sum()
 
 
+@pytest.mark.parametrize("frame", [0, 1, 40])  # px without data around the scene, as reprojected ones have
 @pytest.mark.parametrize("turn", range(4))
-def test_a_stripe_cut_off_by_the_scenes_corner_is_filled_a_deep_corner_is_not(turn):
+def test_a_stripe_cut_off_by_the_scenes_corner_is_filled_a_deep_corner_is_not(turn, frame):
     y, x = np.mgrid[:120, :200]
-    shallow, deep = y + x / 6 < 12, y + x / 6 < 33
-    assert np.array_equal(filled(np.rot90(shallow, turn)), np.rot90(shallow, turn))
-    assert not filled(np.rot90(deep, turn)).any()
+    shallow, deep = (np.rot90(corner, turn) for corner in (y + x / 6 < 12, y + x / 6 < 33))
+    assert np.array_equal(filled(np.pad(shallow, frame, constant_values=True)), np.pad(shallow, frame))
+    assert not filled(np.pad(deep, frame, constant_values=True)).any()
 
 
 def test_a_margin_is_collar_however_narrow_but_a_stripe_across_the_whole_width_is_a_gap():
