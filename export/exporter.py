@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
-from ecea.export.folder import check_bundle, describe_file, sha256, whole_or_nothing, write_manifest
+from ecea.export.folder import check_bundle, check_scenes, describe_file, sha256, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
 from ecea.export.from_unet import load_exportable, what_draws
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
@@ -72,6 +72,7 @@ def export_bundle(
     """
     target = destination or Path(f"{checkpoint.stem}{SUFFIX}")
     _check_request(checkpoint, target, engines, int8_target_db)
+    check_scenes(target, scenes, scene_options or {})
     sizes = check_batches(batches)
     machine, no_plans = machine_if(tensorrt)
     generator, origin = _load(checkpoint, num_heads, say), describe_checkpoint(checkpoint)

@@ -6,13 +6,15 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile
 from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.paths import real_parents
+from ecea.runtime.scene import Scene
 from ecea.runtime.writer import WHY_NOT_WRITTEN
 
 
@@ -28,7 +30,7 @@ def check_bundle(target: Path, checkpoint: Path) -> None:
         raise RequestError(f"{target}: the folder {target.parent} does not exist: make it, or name another output")
     if target.exists() and not (target / MANIFEST_NAME).is_file():
         raise RequestError(f"{target}: exists and is no bundle: remove it, or name another output")
-    if target.resolve() in checkpoint.resolve().parents:
+    if _holds(target, checkpoint):
         raise RequestError(f"{target}: holds the checkpoint, and would be replaced: name another output")
     try:  # what may be written is not always what can be: a full disk, /proc
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.resolve().parent).cleanup()
@@ -36,6 +38,32 @@ def check_bundle(target: Path, checkpoint: Path) -> None:
         raise RequestError(
             f"{target}: the folder {target.parent} cannot be written ({error.strerror}): name another output"
         ) from error
+
+
+def check_scenes(target: Path, scenes: Sequence[Path], options: Mapping[str, Any]) -> None:
+    """Refuse a bundle that would be replaced with what scenes are read from in it.
+
+    Args:
+        target: the bundle.
+        scenes: rasters that are to be read.
+        options: of :func:`ecea.runtime.inpaint.scene_tiles`.
+
+    Raises:
+        RequestError: where it holds a scene, a mask or what a scene is made of, or a scene cannot be opened.
+    """
+    where = {name: value for name, value in options.items() if name in ("bands", "mask")}
+    for scene in scenes:
+        with Scene(scene, **where) as opened:
+            read = next((file for file in opened.files if _holds(target, file)), None)
+        if read is not None:
+            raise RequestError(f"{target}: holds {read}, which is read, and would be replaced: name another output")
+
+
+def _holds(folder: Path, file: str | os.PathLike[str]) -> bool:
+    """Whether a file, or an archive or a link that leads to it, lies in a folder."""
+    real = folder.resolve()
+    archives = (path for path in real_parents(file) if os.path.isfile(path))  # noqa: PTH113 which raises on some URLs
+    return any(at.resolve().is_relative_to(real) for path in (Path(file), *archives) for at in (path, path.parent))
 
 
 @contextmanager

@@ -39,28 +39,34 @@ def rebuild_plans(
         scene_options: how to read them, as for :func:`ecea.runtime.inpaint`.
         say: called with a line for each step.
 
+    Returns:
+        The bundle, by its absolute path.
+
     Raises:
-        RequestError: where the bundle is damaged or lacks what is needed, or this machine cannot build plans.
+        RequestError: where the bundle is damaged, lacks what is needed or holds what is not its own, or this machine
+            cannot build plans.
         EceaError: where a plan fails to build, to load or to compute the same; the bundle is left as it is.
     """
     bundle = read_bundle(path)
+    real = path.resolve()  # where a relative path leads is replaced too if this process works in it
     manifest: dict[str, Any] = json.loads((path / MANIFEST_NAME).read_bytes())
     kept = [entry for entry in manifest["engines"] if not entry.get("plan")]
     _check_whole(bundle, kept)
     sizes = check_batches(batches) or _present_batches(manifest) or DEFAULT_BATCHES
     _check_files(bundle, kept)
+    _check_nothing_else(bundle)
     machine = required_machine()
     with tile_sources(scenes, bundle.tile_size, scene_options or {}) as sources:
         tiles = parity_tiles(sources)
     expected = fp32_outputs(bundle.path, tiles)
     say(f"reference   {REFERENCE}, on {len(tiles.image)} tiles of {tiles.source}")
-    with whole_or_nothing(path) as folder:
+    with whole_or_nothing(real) as folder:
         for name in {file["name"] for entry in kept for file in entry["files"]}:
-            take_over(path / name, folder / name)
+            take_over(real / name, folder / name)
         manifest["engines"] = kept
         build_plans(folder, manifest, machine, sizes, say)
         prove_plans(folder, manifest, tiles, expected, REFERENCE, say)
-    return read_bundle(path)
+    return read_bundle(real)
 
 
 def fp32_outputs(bundle: Path, tiles: Tiles) -> dict[str, np.ndarray]:
@@ -89,6 +95,17 @@ def _check_files(bundle: Bundle, kept: Sequence[dict[str, Any]]) -> None:
     for record in bundle.engines:
         if {file.name for file in record.files} <= names:
             check_files(bundle, record)
+
+
+def _check_nothing_else(bundle: Bundle) -> None:
+    """Raise RequestError where there is more in the bundle than belongs to it, which would not be in the new one."""
+    names = {MANIFEST_NAME, *(file.name for record in bundle.engines for file in record.files)}
+    others = sorted(path.name for path in bundle.path.iterdir() if path.name not in names)
+    if others:
+        raise RequestError(
+            f"{bundle.path}: holds '{others[0]}', which its manifest does not name and no new bundle would hold: move "
+            "it elsewhere"
+        )
 
 
 def _present_batches(manifest: dict[str, Any]) -> tuple[int, ...]:

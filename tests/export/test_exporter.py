@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 
 from ecea.export import exporter
@@ -293,6 +295,61 @@ def test_a_bundle_that_holds_the_checkpoint_is_refused(small: Any, tmp_path: Pat
     (target / "manifest.json").write_text("{}")
     checkpoint = Path(shutil.copy(small.checkpoint, target / "small.pth"))
     assert refusal(checkpoint, target).startswith(f"{target}: holds the checkpoint")
+
+
+def write_scene(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    values = np.full((3, 90, 90), 7, np.uint8)
+    values[:, 40:45] = 0
+    with rasterio.open(path, "w", driver="GTiff", height=90, width=90, count=3, dtype="uint8", nodata=0) as target:
+        target.write(values)
+    return path
+
+
+@pytest.mark.parametrize("what", ["scene", "below", "mask", "source", "link", "archive"])
+def test_a_bundle_that_holds_what_is_read_is_refused(
+    what: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whichever path: the scene itself, its mask, what a VRT is made of."""
+    target, outside = tmp_path / "site.ecea", write_scene(tmp_path / "scene.tif")
+    held = write_scene(target / "held.tif")
+    (target / "manifest.json").write_text("{}")
+    options = {}
+    if what == "scene":
+        monkeypatch.chdir(target)
+        scene = Path("held.tif")
+    elif what == "below":
+        scene = write_scene(target / "more" / "scene.tif")
+        monkeypatch.chdir(scene.parent)
+    elif what == "mask":
+        scene, options = outside, {"mask": str(held)}
+    elif what == "source":
+        scene = tmp_path / "scene.vrt"
+        rasterio.shutil.copy(held, scene, driver="VRT")
+    elif what == "link":
+        scene = target / "link.tif"
+        scene.symlink_to(outside)
+    else:
+        with zipfile.ZipFile(target / "scenes.zip", "w") as archive:
+            archive.write(outside, "scene.tif")
+        monkeypatch.chdir(tmp_path)
+        scene = Path("/vsizip/site.ecea/scenes.zip/scene.tif")
+    sentence = refusal(small.checkpoint, target, scenes=[outside, scene], scene_options=options)
+    assert sentence.startswith(f"{target}: holds ")
+    assert sentence.endswith(", which is read, and would be replaced: name another output")
+
+
+def test_a_bundle_is_replaced_from_within(
+    small: Any, empty_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read by a path that leads out of it is not in it."""
+    shutil.copy(small.checkpoint, tmp_path / "G.pth")
+    write_scene(tmp_path / "scene.tif")
+    (tmp_path / "site.ecea").mkdir()
+    (tmp_path / "site.ecea" / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "site.ecea")
+    exporter.export_bundle(Path("../G.pth"), Path("../site.ecea"), scenes=[Path("../scene.tif")])
+    assert json.loads((tmp_path / "site.ecea" / "manifest.json").read_text())["checkpoint"]["name"] == "G.pth"
 
 
 @pytest.mark.parametrize("engines", [["int4"], ["fp32", "fp64"], []])

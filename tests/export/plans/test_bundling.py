@@ -67,18 +67,21 @@ def whole_bundle(exported: Bundle, tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(whole_bundle: Path) -> Path:
     """The same with the fp16 engine for TensorRT alone, and what plans are compared with: for less to compute."""
-    changed = manifest(whole_bundle)
-    kept = (("fp16", "tensorrt"), ("fp32", "cpu"))
+    keep(whole_bundle, ("fp16", "tensorrt"), ("fp32", "cpu"))
+    return whole_bundle
+
+
+def keep(bundle: Path, *kept: tuple[str, str]) -> None:
+    """Drop all engines but these, each for one backend, and their files."""
+    changed = manifest(bundle)
     changed["engines"] = [
         entry for entry in changed["engines"] if any(entry["engine"] == e and b in entry["backends"] for e, b in kept)
     ]
-    (whole_bundle / "manifest.json").write_text(json.dumps(changed))
-    for path in whole_bundle.iterdir():
-        if path.name not in {file["name"] for entry in changed["engines"] for file in entry["files"]} | {
-            "manifest.json"
-        }:
+    (bundle / "manifest.json").write_text(json.dumps(changed))
+    names = {"manifest.json", *(file["name"] for entry in changed["engines"] for file in entry["files"])}
+    for path in bundle.iterdir():
+        if path.name not in names:
             path.unlink()
-    return whole_bundle
 
 
 def manifest(path: Path) -> Manifest:
@@ -155,12 +158,7 @@ def test_parity_is_measured_through_the_runtime_at_every_size(bundle: Path, sess
 
 
 def test_what_an_int8_plan_reaches_is_measured_on_the_plan(whole_bundle: Path, session: Any) -> None:
-    changed = manifest(whole_bundle)
-    kept = (("int8", "tensorrt"), ("fp32", "cpu"))
-    changed["engines"] = [
-        entry for entry in changed["engines"] if any(entry["engine"] == e and b in entry["backends"] for e, b in kept)
-    ]
-    (whole_bundle / "manifest.json").write_text(json.dumps(changed))
+    keep(whole_bundle, ("int8", "tensorrt"), ("fp32", "cpu"))
     session.error = 0.1
     rebuild.rebuild_plans(whole_bundle, [1])
     entry = plans(whole_bundle)["int8"]
@@ -188,6 +186,20 @@ def test_rebuilding_replaces_plans_and_keeps_their_batch_sizes(bundle: Path, ses
     assert [entry["plan"]["batches"] for entry in plans(bundle).values()] == [{"2": "generator.fp16.b2.plan"}]
     rebuild.rebuild_plans(bundle, [3])
     assert [path.name for path in bundle.glob("*.plan")] == ["generator.fp16.b3.plan"]
+
+
+def test_a_bundle_that_one_works_in_is_rebuilt(bundle: Path, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    rebuilt = rebuild.rebuild_plans(Path(), [1])
+    importlib.import_module("ecea.export.table").print_bundle(rebuilt)
+    assert rebuilt == read_bundle(bundle)
+    assert set(plans(bundle)) == {"fp16"}
+
+
+def test_what_does_not_belong_to_a_bundle_is_not_lost(bundle: Path, session: Any) -> None:
+    (bundle / "scene.tif").write_bytes(b"mine")
+    message = r"site\.ecea: holds 'scene\.tif', which its manifest does not name .*: move it elsewhere"
+    unchanged(bundle, lambda: rebuild.rebuild_plans(bundle), RequestError, message)
 
 
 def unchanged(bundle: Path, call: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -250,3 +250,7 @@ def only_fp16(bundle: Path) -> None:
     for entry in manifest["engines"]:
         entry["backends"] = [name for name in entry["backends"] if (entry["engine"], name) in kept]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
+    names = {"manifest.json", *(file["name"] for entry in manifest["engines"] for file in entry["files"])}
+    for path in bundle.iterdir():
+        if path.name not in names:
+            path.unlink()
