@@ -10,6 +10,7 @@ file that is a checkpoint like any other. Made with
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +20,13 @@ import torch
 import typer
 from onnx_ir.passes.common import InlinePass
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecea.export.checking import Checker
-from ecea.export.exporter import describe_bundle, describe_checkpoint
+from ecea.export.exporter import describe_bundle, describe_checkpoint, load_checkpoint
 from ecea.export.folder import check_bundle, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Form, finish
-from ecea.export.from_unet import load_exportable, what_draws
+from ecea.export.from_unet import load_exportable, unet_of
 from ecea.export.parity import parity_tiles, reference, tile_sources
 from ecea.export.passes import SIMPLIFYING, optimize
 from ecea.export.precision import half_storage
@@ -33,9 +34,8 @@ from ecea.export.say import Say
 from ecea.export.table import print_bundle
 from ecea.export.trace import trace
 from ecea.export.weights import IN_MODEL
-from ecea.model import CheckpointError
 from ecea.runtime.bundle import SUFFIX, Bundle, EngineRecord, read_bundle
-from ecea.runtime.command import start_script
+from ecea.runtime.command import numbers, start_script
 from ecea.runtime.errors import RequestError
 
 WEIGHTS = "generator.safetensors"
@@ -54,12 +54,15 @@ class _Stored:
     length: int
 
 
-def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: None) -> Bundle:
+def export_compact(
+    checkpoint: Path, destination: Path, *, num_heads: Sequence[int] | None = None, say: Say = lambda _: None
+) -> Bundle:
     """Round a checkpoint's weights to FP16 and write them with graphs for processors, as a bundle.
 
     Args:
         checkpoint: the state dict of a generator, or of a U-Net, ``.pth`` or ``.safetensors``.
         destination: the bundle, ``NAME.ecea``.
+        num_heads: attention heads at each level, where the checkpoint's widths do not tell.
         say: called with a line for each step.
 
     Returns:
@@ -67,21 +70,18 @@ def export_compact(checkpoint: Path, destination: Path, *, say: Say = lambda _: 
         compute in. Its ``generator.safetensors`` is a checkpoint.
 
     Raises:
-        RequestError: where the checkpoint cannot be read, or the destination is wrong.
+        RequestError: where the checkpoint cannot be read or FP16 does not hold it, or the destination is wrong.
         EceaError: where an engine does not match PyTorch, or the file system refuses; no bundle is written.
     """
     check_bundle(destination, checkpoint)
-    try:
-        original = load_exportable(checkpoint)
-    except CheckpointError as error:
-        raise RequestError(str(error)) from error
-    origin = describe_checkpoint(checkpoint)
+    original, origin = load_checkpoint(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
+    unet = unet_of(original)
+    stored = _rounded(checkpoint, unet or original)
     with whole_or_nothing(destination) as folder:
         weights = folder / WEIGHTS
         # Not save_file, whose files only their owner may read.
-        drawing = what_draws(original)
-        weights.write_bytes(save({name: _rounded(tensor) for name, tensor in drawing.state_dict().items()}))
-        generator = load_exportable(weights, original.config.num_heads if drawing is original else None)
+        weights.write_bytes(save(stored))
+        generator = load_exportable(weights, None if unet else original.config.num_heads)
         with tile_sources([], generator.config.img_size, {}) as sources:
             tiles = parity_tiles(sources)
         expected = reference(generator, tiles)
@@ -152,9 +152,22 @@ def _turn(graph: ir.Graph, value: ir.Value, external: ir.ExternalTensor) -> None
     graph.insert_before(graph[0], node)
 
 
-def _rounded(tensor: Tensor) -> Tensor:
-    """FP16 where it saves anything: vectors (norms, biases) are small, and exact as they are."""
-    return tensor.half().contiguous() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor.contiguous()
+def _rounded(checkpoint: Path, network: nn.Module) -> dict[str, Tensor]:
+    """Its tensors, FP16 where that saves anything: vectors (norms, biases) are small, and exact as they are.
+
+    Raises:
+        RequestError: where FP16 does not hold one of them.
+    """
+    rounded = {}
+    for name, tensor in network.state_dict().items():
+        halved = tensor.half() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor
+        if not bool(halved.isfinite().all()):
+            raise RequestError(
+                f"{checkpoint}: '{name}' reaches {float(tensor.abs().max()):.6g}, expected at most 65504, which FP16 "
+                "holds: export it with 'ecea-export CHECKPOINT --engine fp32'"
+            )
+        rounded[name] = halved.contiguous()
+    return rounded
 
 
 def _by_content(path: Path) -> dict[tuple[bytes, tuple[int, ...]], tuple[_Stored, bool]]:
@@ -180,9 +193,16 @@ def _key(data: bytes, shape: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
     return hashlib.sha256(data).digest(), shape
 
 
-def main(checkpoint: Path, bundle: Annotated[Path, typer.Argument(metavar=f"NAME{SUFFIX}")]) -> None:
+def main(
+    checkpoint: Path,
+    bundle: Annotated[Path, typer.Argument(metavar=f"NAME{SUFFIX}")],
+    num_heads: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C,D", help="Attention heads a level, if not 1,2,4,8; no checkpoint tells."),
+    ] = None,
+) -> None:
     """Export CHECKPOINT, a generator's or a U-Net's, to a bundle whose weights are one file of FP16."""
-    print_bundle(export_compact(checkpoint, bundle, say=print))
+    print_bundle(export_compact(checkpoint, bundle, num_heads=numbers(num_heads, "heads", "1,2,4,8"), say=print))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def export_bundle(
     check_scenes(target, scenes, scene_options or {})
     sizes = check_batches(batches)
     machine, no_plans = machine_if(tensorrt)
-    generator, origin = _load(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
+    generator, origin = load_checkpoint(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
     source = _prepare(generator, engines, scenes, scene_options or {}, say)
     with whole_or_nothing(target) as folder:
         records = _write_engines(source, engines, int8_target_db, folder, say)
@@ -108,8 +108,12 @@ class _Source:
     calibration: Calibration | None
 
 
-def _load(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Generator:
-    """The generator of a checkpoint, if it is one that the runtime has tiles for."""
+def load_checkpoint(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Generator:
+    """The generator of a checkpoint, for an export: of a U-Net the one that draws what it draws.
+
+    Raises:
+        RequestError: where the checkpoint cannot be read, or is of one that the runtime has no tiles for.
+    """
     try:
         generator = load_exportable(checkpoint, num_heads)
     except CheckpointError as error:

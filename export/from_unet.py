@@ -42,6 +42,17 @@ def what_draws(generator: Generator) -> Generator | UNet:
     return generator
 
 
+def unet_of(generator: Generator) -> UNet | None:
+    """The U-Net that :func:`generator_from_unet` makes this very generator of; None where there is none."""
+    if generator.coarse is None:
+        return None
+    again, state = generator_from_unet(generator.coarse), generator.state_dict()
+    same = again.config == generator.config and all(
+        torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items()
+    )
+    return generator.coarse if same else None
+
+
 def generator_from_unet(unet: UNet) -> Generator:
     """Put a generator of weights that nobody has trained, silent, behind a U-Net of three bands.
 

@@ -1,5 +1,6 @@
 """A compact bundle: its weights are a checkpoint, and its engines are that checkpoint's."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from safetensors.torch import load_file, save_file
 from ecea.export.compact import WEIGHTS, export_compact, refer_to
 from ecea.export.from_unet import TILE
 from ecea.model import GeneratorConfig, UNet, load_generator, load_unet
+from ecea.model.config import RESIDUAL_SCALE
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.engine import open_engine
+from ecea.runtime.errors import RequestError
 
-CONFIG = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1), refine=True)
+# Other heads than a checkpoint is taken to have.
+CONFIG = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1), num_heads=(2, 2, 2, 2), refine=True)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compact(checkpoint: Path) -> Bundle:
-    return export_compact(checkpoint, checkpoint.with_name("small.ecea"))
+    return export_compact(checkpoint, checkpoint.with_name("small.ecea"), num_heads=CONFIG.num_heads)
 
 
 def test_the_weights_are_the_checkpoint_in_half_the_space(compact: Bundle, checkpoint: Path) -> None:
@@ -36,7 +40,8 @@ def test_the_weights_are_the_checkpoint_in_half_the_space(compact: Bundle, check
     for name, tensor in original.items():
         assert stored[name].dtype == (torch.float16 if tensor.ndim >= 2 else tensor.dtype)
         torch.testing.assert_close(stored[name].to(tensor.dtype), tensor, rtol=2**-11, atol=1e-7)
-    assert load_generator(compact.path / WEIGHTS).config == CONFIG
+    assert load_generator(compact.path / WEIGHTS, CONFIG.num_heads).config == CONFIG
+    assert compact.configuration["num_heads"] == [2, 2, 2, 2]
     graphs = sum(path.stat().st_size for path in compact.path.glob("*.onnx"))
     assert graphs < 0.2 * checkpoint.stat().st_size
 
@@ -50,7 +55,7 @@ def test_its_engines_compute_what_the_rounded_checkpoint_does(backend: str, comp
     edge = rng.random((2, 1, 64, 64), np.float32)
     with torch.inference_mode():
         inputs = map(torch.from_numpy, (image * (1 - mask), edge, mask))
-        expected = load_generator(compact.path / WEIGHTS)(*inputs)[0].numpy()
+        expected = load_generator(compact.path / WEIGHTS, CONFIG.num_heads)(*inputs)[0].numpy()
     for engine in ("fp32", "fp16"):
         with open_engine(compact.path, engine=engine, backend=backend) as opened:
             out, _ = opened.infer(image * (1 - mask), edge, mask)
@@ -73,6 +78,41 @@ def test_of_a_u_net_the_u_net_alone_is_stored(tmp_path: Path) -> None:
     for backend in ("openvino", "cpu"):
         with open_engine(bundle.path, engine="fp32", backend=backend) as opened:
             assert opened.infer(image.numpy(), edge.numpy(), mask.numpy())[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_silent_generator_that_no_u_net_makes_is_stored_whole(tmp_path: Path) -> None:
+    """Its tiles are not those of a U-Net's bundle, nor need its edge map be blank."""
+    config = dataclasses.replace(CONFIG, coarse=(4, 6, 8))
+    state = untrained_state_dict(config, seed=7)
+    state[RESIDUAL_SCALE].zero_()
+    torch.save(state, tmp_path / "G.pth")
+    bundle = export_compact(tmp_path / "G.pth", tmp_path / "G.ecea")
+    assert bundle.tile_size == config.img_size == 64
+    assert load_file(bundle.path / WEIGHTS).keys() == state.keys()
+
+
+def refusal(checkpoint: Path) -> str:
+    """The sentence; nothing is written."""
+    before = sorted(checkpoint.parent.iterdir())
+    with pytest.raises(RequestError) as refused:
+        export_compact(checkpoint, checkpoint.with_name("G.ecea"))
+    assert sorted(checkpoint.parent.iterdir()) == before
+    return str(refused.value)
+
+
+def test_other_channels_are_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, in_c=5, refine=False)
+    torch.save(untrained_state_dict(config, seed=1), tmp_path / "G.pth")
+    assert refusal(tmp_path / "G.pth").startswith(f"{tmp_path / 'G.pth'}: takes 5 and gives 3 channels")
+
+
+def test_what_fp16_does_not_hold_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["out_concat.weight"].view(-1)[1] = -70000
+    torch.save(state, tmp_path / "G.pth")
+    assert refusal(tmp_path / "G.pth").startswith(
+        f"{tmp_path / 'G.pth'}: 'out_concat.weight' reaches 70000, expected at most 65504"
+    )
 
 
 def test_weights_of_another_generator_are_refused(compact: Bundle, tmp_path: Path) -> None:
