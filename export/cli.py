@@ -123,7 +123,7 @@ def export(
                 say=_say,
             )
         print_bundle(bundle)
-        shortfall = below_target(bundle)
+        shortfall = below_target(bundle, rebuilt=checkpoint is None)
         if shortfall and not allow_below_target:
             raise EceaError(shortfall)
         if shortfall:

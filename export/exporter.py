@@ -190,21 +190,34 @@ def _write(engine: str, made: Iterable[Built], folder: Path, check: Checker) -> 
     return records
 
 
-def below_target(bundle: Bundle) -> str | None:
-    """Say which INT8 engines are less accurate than was asked for; None where all are as good."""
-    missed = [
-        f"{quantization['reached_db']:.1f} dB for {', '.join(record.backends)}"
+def below_target(bundle: Bundle, *, rebuilt: bool = False) -> str | None:
+    """Say which INT8 engines are less accurate than was asked for; None where all are as good.
+
+    Args:
+        bundle: as it was written.
+        rebuilt: its plans alone are new: the others have been judged at the export.
+    """
+    quantizations = [
+        (quantization, ", ".join(record.backends))
         for record in bundle.engines
-        if (quantization := record.quantization) and quantization["reached_db"] < quantization["target_db"]
+        if (quantization := record.quantization) and (record.plan or not rebuilt)
+    ]
+    missed = [
+        f"{quantization['reached_db']:.1f} dB for {backends}"
+        for quantization, backends in quantizations
+        if quantization["reached_db"] < quantization["target_db"]
     ]
     if not missed:
         return None
-    target = next(record.quantization["target_db"] for record in bundle.engines if record.quantization)
-    return (
-        f"{bundle.path}: int8 reaches {'; '.join(missed)}, {target:g} dB were asked for: the bundle is written with "
-        "the best that was found; accept it with --allow-below-target, ask for less with --int8-target-db, or "
-        "calibrate on more scenes"
+    advice = (
+        "the bundle has the new plans; accept them with --allow-below-target, or export the checkpoint again, with a "
+        "lower --int8-target-db or calibrated on more scenes"
+        if rebuilt
+        else "the bundle is written with the best that was found; accept it with --allow-below-target, ask for less "
+        "with --int8-target-db, or calibrate on more scenes"
     )
+    target = quantizations[0][0]["target_db"]
+    return f"{bundle.path}: int8 reaches {'; '.join(missed)}, {target:g} dB were asked for: {advice}"
 
 
 def _check_request(checkpoint: Path, target: Path, engines: Sequence[str], target_db: float) -> None:
