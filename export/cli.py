@@ -13,6 +13,8 @@ from ecea.runtime.stretch import parse_stretch
 
 COMMAND = "ecea-export"
 
+MASK, BANDS = "nodata", "1,2,3"  # as the built-in scene has them
+
 app = new_app()
 
 
@@ -43,8 +45,8 @@ def export(
     allow_below_target: Annotated[
         bool, typer.Option("--allow-below-target", help="Do not fail where INT8 stays below it.")
     ] = False,
-    mask: Annotated[str, typer.Option(metavar="nodata|zero|qa", help="Where the gaps of these scenes are.")] = "nodata",
-    bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of these scenes.")] = "1,2,3",
+    mask: Annotated[str, typer.Option(metavar="nodata|zero|qa", help="Where the gaps of these scenes are.")] = MASK,
+    bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of these scenes.")] = BANDS,
     stretch: Annotated[
         str | None, typer.Option(metavar="MIN,MAX,GAMMA", help="Values of these scenes mapped to [0, 1].")
     ] = None,
@@ -95,7 +97,16 @@ def export(
         if rebuild_plans is not None:
             ignored: dict[str, object] = {"--output": output, "--engine": engine, "--no-tensorrt": tensorrt is False}
             ignored |= {"--num-heads": num_heads, "--int8-target-db": int8_target_db is not None}
-            _refuse_beside_rebuild(rebuild_plans, ignored)
+            in_their_place = f"with --rebuild-plans, which builds all plans of {rebuild_plans} again in their place"
+            _refuse_ignored(ignored, in_their_place)
+        if not scenes:
+            how = {"--mask": mask != MASK, "--bands": bands != BANDS, "--stretch": stretch is not None}
+            _refuse_ignored(how, "without --calibrate SCENE, whose scenes it is for")
+        if engine and "int8" not in engine:
+            target = {"--int8-target-db": int8_target_db is not None, "--allow-below-target": allow_below_target}
+            _refuse_ignored(target, "without --engine int8, the only one that has a target")
+        if tensorrt is False:
+            _refuse_ignored({"--batch": batch}, "with --no-tensorrt, which leaves out the plans that it is for")
         try:
             from ecea.export.exporter import ENGINES, below_target, export_bundle
             from ecea.export.int8 import DEFAULT_TARGET_DB
@@ -135,14 +146,11 @@ def main() -> None:
     start(app, COMMAND)
 
 
-def _refuse_beside_rebuild(bundle: Path, others: Mapping[str, object]) -> None:
-    """What a rebuild would have to ignore is refused."""
-    given = [name for name, value in others.items() if value]
+def _refuse_ignored(options: Mapping[str, object], where: str) -> None:
+    """What would have to be ignored is refused; ``where``: with or without which other option, and why."""
+    given = [name for name, value in options.items() if value]
     if given:
-        raise RequestError(
-            f"{' and '.join(given)}: cannot be given with --rebuild-plans, which builds all plans of {bundle} again in "
-            "their place: leave it out"
-        )
+        raise RequestError(f"{' and '.join(given)}: cannot be given {where}: leave it out")
 
 
 def _say(line: str) -> None:

@@ -117,6 +117,27 @@ def test_what_a_rebuild_would_ignore_is_refused(option: tuple[str, ...], refusal
     assert "cannot be given with --rebuild-plans" in refusal("--rebuild-plans", "site.ecea", *option)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--mask", "zero"), "--mask: cannot be given without --calibrate SCENE"),
+        (("--bands", "3,2,1", "--stretch", "0,1,1"), "--bands and --stretch: cannot be given without --calibrate"),
+        (("--engine", "fp16", "--int8-target-db", "0"), "--int8-target-db: cannot be given without --engine int8"),
+        (("--engine", "fp32", "--engine", "fp16", "--allow-below-target"), "--allow-below-target: cannot be given wi"),
+        (("--no-tensorrt", "--batch", "2"), "--batch: cannot be given with --no-tensorrt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_an_export_would_ignore_is_refused(
+    options: tuple[str, ...], said: str, checkpoint: Path, refusal: Callable[..., str]
+) -> None:
+    assert refusal("G.pth", *options).startswith(said)
+
+
+def test_a_rebuild_reads_no_scene_as_it_is_told_where_none_is_named(refusal: Callable[..., str]) -> None:
+    assert refusal("--rebuild-plans", "site.ecea", "--mask", "qa").startswith("--mask: cannot be given without --cal")
+
+
 def test_tensorrt_that_is_asked_for_and_missing(
     checkpoint: Path, run: Run, without: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
