@@ -1,4 +1,4 @@
-"""A bundle's folder while it is written."""
+"""A bundle's folder while it is written, and the folder of temporary files."""
 
 import hashlib
 import json
@@ -87,6 +87,24 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             old.rename(target)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def in_temporary_folder(what: str) -> Iterator[None]:
+    """What cannot be written in the block is said of the temporary folder, which the bundle need not be in.
+
+    Args:
+        what: for which it is written, for the message.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of what is said meanwhile; no file is to blame
+        raise
+    except OSError as error:
+        raise EceaError(
+            f"{tempfile.gettempdir()}: what {what} needs meanwhile cannot be written there "
+            f"({error.strerror or error}): is the disk full? Make room, or name another folder as $TMPDIR"
+        ) from error
 
 
 def take_over(old: Path, new: Path) -> None:

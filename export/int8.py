@@ -3,7 +3,6 @@
 import dataclasses
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ecea.calibration import UNSIGNED, LayerError, Quantizer, Style, search
 from ecea.calibration.quantizer import layer_nodes
 from ecea.calibration.sensitivity import measure, missing_error, switchable
 from ecea.calibration.tiles import Calibration
+from ecea.export.folder import in_temporary_folder
 from ecea.export.forms import Built, Form, build, finish, forms
 from ecea.export.parity import Tiles, decibels
 from ecea.export.passes import QUANTIZED, optimize
@@ -21,7 +21,7 @@ from ecea.export.say import Say
 from ecea.export.weights import SharedWeights
 from ecea.runtime.backends import BACKENDS, Session, Settings
 from ecea.runtime.engine import usable_processors
-from ecea.runtime.errors import BackendUnavailable, EceaError
+from ecea.runtime.errors import BackendUnavailable
 
 DEFAULT_TARGET_DB = 45.0
 
@@ -60,7 +60,7 @@ class Int8Builder:
         self._say = say
         self._temporary = tempfile.TemporaryDirectory(prefix="ecea-int8-")
         self._folder = Path(self._temporary.name)
-        with _in_temporary_folder():
+        with in_temporary_folder("INT8"):
             self._quantizer = Quantizer(self._base, calibration.feeds)
         self._layers: tuple[LayerError, ...] | None = None
 
@@ -68,7 +68,7 @@ class Int8Builder:
         """Yield the forms of the engine; a layer that one form had to spare is spared in the next from the start."""
         spared: tuple[str, ...] = ()
         for form in forms("int8"):
-            with _in_temporary_folder():
+            with in_temporary_folder("INT8"):
                 spared, reached = self._search(form, spared)
                 names = [name for name in self._quantizer.layers if name not in spared]
                 model = build(form, self._quantizer.quantize(_style(form), names))
@@ -151,20 +151,6 @@ class Int8Builder:
 def at_least(decibels: float) -> float:
     """Two digits, never rounded up: what falls short of a target by little does not reach it."""
     return float(np.floor(100 * decibels) / 100)
-
-
-@contextmanager
-def _in_temporary_folder() -> Iterator[None]:
-    """What cannot be written in the block is said of the temporary folder, which the bundle need not be in."""
-    try:
-        yield
-    except BrokenPipeError:  # of what is said meanwhile; no file is to blame
-        raise
-    except OSError as error:
-        raise EceaError(
-            f"{tempfile.gettempdir()}: what INT8 needs meanwhile cannot be written there ({error.strerror or error}): "
-            "is the disk full? Make room, or name another folder as $TMPDIR"
-        ) from error
 
 
 def _layer(node: ir.Node, error: float | None) -> LayerError:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from triton.errors import TritonError
+
+from ecea.export.folder import in_temporary_folder
 from ecea.export.plans.inspection import Inspection, inspect_plan
 from ecea.export.plans.machine import Machine
 from ecea.export.plans.network import Network, offered_sha256
@@ -52,7 +55,8 @@ def build_plan(machine: Machine, network: Network, name: str, engine: str, say: 
         say: told each phase and what it took.
 
     Raises:
-        PlanError: with what TensorRT or the plugin said.
+        PlanError: with what TensorRT, Triton or the plugin said.
+        EceaError: where no temporary files can be written.
     """
     messages = Messages(machine.trt, every_error_ends=False)  # TensorRT knows best whether it can go on
     failures, sha256 = _plugin(machine, network, name)
@@ -71,14 +75,16 @@ def build_plan(machine: Machine, network: Network, name: str, engine: str, say: 
 
 
 def _plugin(machine: Machine, network: Network, name: str) -> tuple[Failures | None, str | None]:
-    """Register the plugin where the network needs it."""
+    """Register the plugin where the network needs it, whose kernels are compiled here and known from then on."""
     if not network.attention:
         return None, None
     architecture = machine.gpu.architecture
     try:
-        return register(architecture), offered_sha256(network.attention, architecture)
-    except ValueError as error:
-        raise PlanError(f"{name}: the attention kernel cannot be compiled: {error}") from error
+        with in_temporary_folder("Triton"):
+            return register(architecture), offered_sha256(network.attention, architecture)
+    except (ValueError, RuntimeError, TritonError) as error:  # of ours; of LLVM beneath Triton; of Triton
+        said = " ".join(str(error).split())
+        raise PlanError(f"{name}: the attention kernel cannot be compiled: {said}") from error
 
 
 def _reraise(failures: Failures | None, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
+import triton
+from triton.runtime.errors import PTXASError
+
 from ecea.export.plans import builder, inspection, network
-from ecea.kernels import plugin
+from ecea.kernels import ahead_of_time, plugin
 from ecea.runtime.bundle import Bundle
+from ecea.runtime.errors import EceaError
 
 FORMS = {"fp32": network.BODY, "fp16": network.PLUGIN, "int8": network.PLUGIN}
 
@@ -140,6 +145,37 @@ def test_what_the_plugin_raised_is_told_in_place_of_what_followed(world: Any, ex
 
 def test_a_plan_in_spite_of_a_failing_plugin_is_refused(world: Any, exported: Bundle, broken: None) -> None:
     check_refuses(world, exported.path, "swallow", CAUSE)
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel that an earlier build has compiled."""
+    anew = getattr(ahead_of_time.compile_kernel, "__wrapped__")  # noqa: B009
+    monkeypatch.setattr(ahead_of_time, "compile_kernel", anew)
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_told_as_such(
+    world: Any, exported: Bundle, nothing_compiled: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(EceaError, match=r"^/.*/gone: what Triton needs meanwhile cannot be written there \(No such"):
+        build(world, exported.path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("PassManager::run\nfailed"), PTXASError("PassManager::run\nfailed")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_triton_cannot_compile_is_a_sentence(
+    error: Exception, world: Any, exported: Bundle, nothing_compiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_nothing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(triton, "compile", compile_nothing)
+    check_refuses(world, exported.path, "", "the attention kernel cannot be compiled: ")
+    check_refuses(world, exported.path, "", "PassManager::run failed")
 
 
 def test_a_failure_is_forgotten_by_the_next_build(
