@@ -24,13 +24,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ecea.export.attention_function import PLUGIN
 from ecea.export.exporter import export_bundle
 from ecea.export.parity import MAX_ERROR, Tiles, parity_tiles, tile_sources
 from ecea.export.plans.builder import Build, Plan, PlanError, build_plan
 from ecea.export.plans.bundling import ATTENTION, BACKEND, build_plans, prove_plans
 from ecea.export.plans.comparison import Compared, compare_attention
 from ecea.export.plans.machine import Machine, find_machine
-from ecea.export.plans.network import PLUGIN, read_network
+from ecea.export.plans.network import read_network
 from ecea.export.plans.rebuild import REFERENCE, fp32_outputs, rebuild_plans
 from ecea.kernels import ahead_of_time, plugin
 from ecea.model import GeneratorConfig

@@ -15,6 +15,8 @@ NAME = "ExpectationAttention"
 OPSET = values.Opset(DOMAIN, 1)
 # How TensorRT's parser finds its plugin: as attributes of the node, every one of them required.
 PLUGIN_ATTRIBUTES: dict[str, str | int] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
+# Forms that TensorRT is given it in: our kernel; the standard operators of the body; the operator of opset 23.
+PLUGIN, BODY, STANDARD = "plugin", "body", "standard"
 STANDARD_OPSET = 18  # the newest in which the exporter's own translations are written, so nothing is converted
 
 

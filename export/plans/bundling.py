@@ -3,20 +3,22 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ecea.export.attention_function import BODY, PLUGIN
 from ecea.export.folder import describe_file, write_manifest
 from ecea.export.int8 import at_least
 from ecea.export.parity import BATCHES, Tiles, compare
-from ecea.export.plans.builder import Plan, build_plan
 from ecea.export.plans.machine import Machine
-from ecea.export.plans.network import BODY, PLUGIN, read_network
 from ecea.export.say import Say
 from ecea.kernels.tactics import HEAD_DIMS
 from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import open_engine
+
+if TYPE_CHECKING:
+    from ecea.export.plans.builder import Plan
 
 BACKEND = "tensorrt"
 DEFAULT_BATCHES = (1, 4)
@@ -115,6 +117,10 @@ def _build_engine(
     folder: Path, source: Entry, machine: Machine, batches: Sequence[int], say: Say, attention: str
 ) -> Entry:
     """Build the plans of one engine into the folder; their entry for the manifest."""
+    # With them comes Triton, which is not wherever networks are exported.
+    from ecea.export.plans.builder import build_plan
+    from ecea.export.plans.network import read_network
+
     engine = source["engine"]
     onnx_path = folder / source["files"][0]["name"]
     plans: dict[str, Plan] = {}

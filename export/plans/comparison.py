@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ecea.export.attention_function import BODY, PLUGIN, STANDARD
 from ecea.export.folder import take_over, write_manifest
 from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.plans.bundling import BACKEND, build_plans, repeated
 from ecea.export.plans.machine import Machine, find_machine
-from ecea.export.plans.network import BODY, PLUGIN, STANDARD
 from ecea.export.plans.rebuild import fp32_outputs
 from ecea.export.say import Say
 from ecea.export.trace import OUTPUTS

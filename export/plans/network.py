@@ -8,12 +8,9 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from ecea.export.attention_function import DOMAIN, NAME
+from ecea.export.attention_function import BODY, DOMAIN, NAME, PLUGIN, STANDARD
 from ecea.export.passes.attention import attention_as_standard
 from ecea.kernels.ahead_of_time import Problem, compile_kernel, offered_tactics
-
-# Forms of attention: our kernel; the standard operators of the node's body; the operator of opset 23.
-PLUGIN, BODY, STANDARD = "plugin", "body", "standard"
 
 _KERNEL_TYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 

@@ -62,6 +62,11 @@ def test_output_that_nothing_can_take_is_one_sentence(flag: str) -> None:
     assert done.stderr == "ecea-run: standard output cannot be written (No space left on device)\n"
 
 
+def test_exporting_needs_no_triton(run: Callable[..., Any], without: Callable[..., Any]) -> None:
+    """Which comes with PyTorch for CUDA alone, and is for plans."""
+    assert run("ecea-export", "a.pth", env=without("triton")).sentence().startswith("a.pth does not exist")
+
+
 def test_exporting_without_torch_says_what_to_install(
     run: Callable[..., Any], without: Callable[..., Any], tmp_path: Any
 ) -> None:

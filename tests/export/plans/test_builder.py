@@ -16,12 +16,13 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 from triton.runtime.errors import PTXASError
 
+from ecea.export.attention_function import BODY, PLUGIN
 from ecea.export.plans import builder, inspection, network
 from ecea.kernels import ahead_of_time, plugin
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.errors import EceaError
 
-FORMS = {"fp32": network.BODY, "fp16": network.PLUGIN, "int8": network.PLUGIN}
+FORMS = {"fp32": BODY, "fp16": PLUGIN, "int8": PLUGIN}
 
 
 def build(
@@ -114,7 +115,7 @@ def test_inputs_and_outputs_have_the_batch_size(batch: int, world: Any, exported
 
 def test_an_fp32_file_under_fp16_is_found_out(world: Any, exported: Bundle) -> None:
     """TensorRT builds what stands in the file, and says nothing."""
-    read = network.read_network(exported.path / "generator.fp32.onnx", 1, network.BODY)
+    read = network.read_network(exported.path / "generator.fp32.onnx", 1, BODY)
     with pytest.raises(builder.PlanError, match=r"0% of its .* layers are in half precision, expected at least 20%"):
         builder.build_plan(world.machine, read, "x.plan", "fp16", lambda _: None)
 

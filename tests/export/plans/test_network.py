@@ -12,8 +12,9 @@ import onnx
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
+from ecea.export.attention_function import BODY, PLUGIN, STANDARD
 from ecea.export.plans import network
-from ecea.export.plans.network import BODY, PLUGIN, STANDARD, read_network
+from ecea.export.plans.network import read_network
 from ecea.kernels.ahead_of_time import Problem
 from ecea.runtime.bundle import Bundle
 
