@@ -55,7 +55,8 @@ PASSES: tuple[Pass, ...] = (
     fold_edge_bias,
 )
 
-# Before all others; it finds something in generators alone of which parts come to nothing.
+# Before all others. In every refining generator it finds one term, of the smooth fill's first step, which has none
+# before it; of one that adds nothing to a U-Net it leaves the U-Net.
 SIMPLIFYING: tuple[Pass, ...] = (drop_what_comes_to_nothing,)
 
 # A transposed convolution takes fewer products; but runtimes have an integer form of the plain one alone.
