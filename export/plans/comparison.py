@@ -81,7 +81,7 @@ def compare_attention(
 
     Returns:
         ``plugin``, ``body`` and ``standard`` -> what became of it. What goes wrong with one keeps no other from being
-        compared.
+        compared. There is no ``plugin`` of a network whose attention, if it has any, our kernel is not for.
 
     Raises:
         BackendUnavailable: where plans cannot be built here at all.
@@ -135,6 +135,8 @@ def _build(
     except (EceaError, ValueError) as error:
         return Compared(why_not=_sentence(error))
     took = time.monotonic() - begin
+    if form == PLUGIN and manifest["engines"][0]["plan"]["plugin_sha256"] is None:
+        return Compared(why_not=f"{contents.path}: has no attention in {ENGINE} that our kernel is for")
     write_manifest(folder, manifest)
     return Compared(build_seconds=took)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from ecea.export.plans import comparison
+from ecea.export.plans import bundling, comparison
 from ecea.export.plans.comparison import compare_attention
 from ecea.export.plans.machine import find_machine
 from ecea.runtime.backends import nvidia
@@ -107,6 +107,19 @@ def test_without_the_plugin_the_others_are_still_compared_with_the_reference(
     assert found["plugin"].why_not is not None
     assert found["body"].to_plugin is None
     assert found["body"].to_reference == pytest.approx(0.125, abs=1e-4)
+
+
+def test_a_plan_without_our_kernel_is_not_compared_as_one_with_it(
+    gpu: Any, world: Any, exported: Bundle, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As plans are of heads that the kernel is not for, and of U-Nets."""
+    monkeypatch.setattr(bundling, "HEAD_DIMS", (64, 128))
+    found = compare(world, exported, small, batch=1)
+    assert found["plugin"].why_not == f"{exported.path}: has no attention in fp16 that our kernel is for"
+    assert found["plugin"].seconds == ()
+    assert found["body"].to_plugin is None
+    assert found["body"].to_reference == pytest.approx(0.125, abs=1e-4)
+    check_released(gpu)
 
 
 def test_a_form_that_fails_while_it_runs_is_out(gpu: Any, world: Any, exported: Bundle, small: Any) -> None:
