@@ -69,7 +69,9 @@ def find_machine() -> Machine:
     trt = import_tensorrt()
     version = str(trt.__version__)
     if int(version.partition(".")[0]) < TENSORRT_MAJOR:
-        raise BackendUnavailable(f"TensorRT is {version}, expected {TENSORRT_MAJOR} or newer")
+        raise BackendUnavailable(
+            f"TensorRT is {version}, expected {TENSORRT_MAJOR} or newer: install ecea with its 'tensorrt' extra"
+        )
     device = Device()
     gpu = Gpu(device.name, device.compute_capability, _driver_version())
     _check_kernels(gpu)
@@ -85,12 +87,13 @@ def required_machine(otherwise: str = "") -> Machine:
     Raises:
         RequestError: naming the first thing that is missing.
     """
+    elsewhere = ": run this on the machine that has the GPU"
     try:
+        require_gpu()
+        elsewhere = ""  # it is this one
         return find_machine()
     except BackendUnavailable as error:
-        raise RequestError(
-            f"TensorRT plans cannot be built here, {error}: run this on the machine that has the GPU{otherwise}"
-        ) from error
+        raise RequestError(f"TensorRT plans cannot be built here, {error}{elsewhere}{otherwise}") from error
 
 
 def machine_if(wanted: bool | None) -> tuple[Machine | None, str]:
@@ -105,7 +108,7 @@ def machine_if(wanted: bool | None) -> tuple[Machine | None, str]:
     if wanted is False:
         return None, "not asked for"
     if wanted:
-        return required_machine(", or leave plans out with --no-tensorrt"), ""
+        return required_machine("; --no-tensorrt leaves plans out"), ""
     try:
         return find_machine(), ""
     except BackendUnavailable as error:
@@ -118,7 +121,8 @@ def _check_kernels(gpu: Gpu) -> None:
         from ecea.kernels.ahead_of_time import PTX_ISA
     except ImportError as error:
         raise BackendUnavailable(
-            f"Triton, which compiles the attention kernel, cannot be imported ({error})"
+            f"Triton, which compiles the attention kernel, cannot be imported ({error}): install ecea with its "
+            "'tensorrt' extra"
         ) from error
     if gpu.architecture not in PTX_ISA:
         known = ", ".join(f"sm_{architecture}" for architecture in PTX_ISA)

@@ -302,6 +302,7 @@ def test_without_a_machine_nothing_is_rebuilt(bundle: Path, monkeypatch: pytest.
     def unavailable() -> None:
         raise importlib.import_module("ecea.runtime.errors").BackendUnavailable("TensorRT cannot be imported")
 
+    monkeypatch.setattr("ecea.export.plans.machine.require_gpu", lambda: None)
     monkeypatch.setattr("ecea.export.plans.machine.find_machine", unavailable)
     assert machine_if(None) == (None, "TensorRT cannot be imported")
     unchanged(

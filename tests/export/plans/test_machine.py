@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -86,9 +87,11 @@ def test_what_cannot_be_imported_is_named(
         find_machine()
     assert said in str(failure.value)
     assert machine_if(None) == (None, str(failure.value))
-    with pytest.raises(RequestError, match=r"^TensorRT plans cannot be built here, .*, or leave .* --no-tensorrt$"):
+    told = f"TensorRT plans cannot be built here, {failure.value}"
+    assert told.endswith(": install ecea with its 'tensorrt' extra")
+    with pytest.raises(RequestError, match=rf"^{re.escape(told)}; --no-tensorrt leaves plans out$"):
         machine_if(True)
-    with pytest.raises(RequestError, match=r"^TensorRT plans cannot be built here, .* machine that has the GPU$"):
+    with pytest.raises(RequestError, match=rf"^{re.escape(told)}$"):
         required_machine()
 
 
@@ -105,6 +108,11 @@ def test_no_gpu(gpu: Any, libcuda: Callable[..., Path], monkeypatch: pytest.Monk
         monkeypatch.setattr(nvidia, "_LIBRARY", str(library))
         with pytest.raises(BackendUnavailable, match=message):
             find_machine()
+        elsewhere = rf"^TensorRT plans cannot be built here, .*{message}: run this on the machine that has the GPU"
+        with pytest.raises(RequestError, match=elsewhere + "$"):
+            required_machine()
+        with pytest.raises(RequestError, match=elsewhere + "; --no-tensorrt leaves plans out$"):
+            machine_if(True)
 
 
 def test_a_gpu_that_the_kernel_is_not_compiled_for(gpu: Any) -> None:
