@@ -87,7 +87,7 @@ def export(
             "stretch": parse_stretch(stretch) if stretch is not None else None,
         }
         heads = numbers(num_heads, "heads", "1,2,4,8")
-        scenes = [Path(scene) for scene in calibrate or []]
+        scenes = calibrate or []
         if checkpoint is None and rebuild_plans is None:
             raise RequestError(f"Missing argument 'CHECKPOINT', or --rebuild-plans NAME.ecea: see {COMMAND} -h")
         if checkpoint is not None and rebuild_plans is not None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def export_bundle(
     destination: Path | None = None,
     *,
     engines: Sequence[str] = ENGINES,
-    scenes: Sequence[Path] = (),
+    scenes: Sequence[str | os.PathLike[str]] = (),
     scene_options: dict[str, Any] | None = None,
     num_heads: Sequence[int] | None = None,
     int8_target_db: float = DEFAULT_TARGET_DB,
@@ -55,7 +56,8 @@ def export_bundle(
         checkpoint: the state dict of a generator, or of a U-Net, ``.pth`` or ``.safetensors``.
         destination: the bundle, ``NAME.ecea``; None: named after the checkpoint, in the current directory.
         engines: of ``ENGINES``.
-        scenes: rasters with gaps, to calibrate INT8 and to compare the engines on; none: the built-in sample scene.
+        scenes: rasters with gaps, files or whatever else GDAL opens, to calibrate INT8 and to compare the engines on;
+            none: the built-in sample scene.
         scene_options: how to read them, as for :func:`ecea.runtime.inpaint`: ``bands``, ``mask``, ``stretch``.
         num_heads: attention heads at each level, where the checkpoint's widths do not tell.
         int8_target_db: how close INT8 has to come to PyTorch over missing pixels: PSNR in dB, on a range of 1.
@@ -132,7 +134,11 @@ def load_checkpoint(checkpoint: Path, num_heads: Sequence[int] | None, say: Say)
 
 
 def _prepare(
-    generator: Generator, engines: Sequence[str], scenes: Sequence[Path], scene_options: dict[str, Any], say: Say
+    generator: Generator,
+    engines: Sequence[str],
+    scenes: Sequence[str | os.PathLike[str]],
+    scene_options: dict[str, Any],
+    say: Say,
 ) -> _Source:
     with tile_sources(scenes, generator.config.img_size, scene_options) as sources:
         tiles = parity_tiles(sources)

@@ -40,7 +40,7 @@ def check_bundle(target: Path, checkpoint: Path) -> None:
         ) from error
 
 
-def check_scenes(target: Path, scenes: Sequence[Path], options: Mapping[str, Any]) -> None:
+def check_scenes(target: Path, scenes: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) -> None:
     """Refuse a bundle that would be replaced with what scenes are read from in it.
 
     Args:

@@ -1,6 +1,7 @@
 """Comparing engines with PyTorch on real tiles, before anyone may use them."""
 
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,7 +80,9 @@ class Tiles:
 
 
 @contextmanager
-def tile_sources(scenes: Sequence[Path], size: int, options: dict[str, Any]) -> Iterator[list[Source]]:
+def tile_sources(
+    scenes: Sequence[str | os.PathLike[str]], size: int, options: dict[str, Any]
+) -> Iterator[list[Source]]:
     """Give the user's scenes, or the built-in sample scene, as sources of tiles with gaps, for the ``with`` block.
 
     Args:
@@ -93,7 +96,7 @@ def tile_sources(scenes: Sequence[Path], size: int, options: dict[str, Any]) -> 
             write_sample_scene(sample, height=max(512, 4 * size), width=max(640, 4 * size))
             yield [Source(SYNTHETIC, lambda: scene_tiles(sample, size))]
         else:
-            yield [Source(scene.name, partial(scene_tiles, scene, size, **options)) for scene in scenes]
+            yield [Source(Path(scene).name, partial(scene_tiles, scene, size, **options)) for scene in scenes]
 
 
 def parity_tiles(sources: Sequence[Source]) -> Tiles:

@@ -1,6 +1,7 @@
 """Plans for another machine: those of a bundle, built again from its ONNX files, without the checkpoint."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def rebuild_plans(
     path: Path,
     batches: Sequence[int] = (),
     *,
-    scenes: Sequence[Path] = (),
+    scenes: Sequence[str | os.PathLike[str]] = (),
     scene_options: dict[str, Any] | None = None,
     say: Say = lambda _: None,
 ) -> Bundle:

@@ -1,11 +1,14 @@
 """``ecea-export``: what it refuses, one sentence on stderr, exit status 2, nothing written."""
 
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 
 from ecea.model import GeneratorConfig
@@ -97,6 +100,17 @@ def test_no_checkpoint(refusal: Callable[..., str]) -> None:
 )
 def test_a_bad_request(arguments: tuple[str, ...], said: str, checkpoint: Path, refusal: Callable[..., str]) -> None:
     assert said in refusal("G.pth", *arguments)
+
+
+def test_a_scene_in_an_archive_is_found(checkpoint: Path, refusal: Callable[..., str], tmp_path: Path) -> None:
+    """By its absolute path, in which GDAL wants two slashes."""
+    profile = {"driver": "GTiff", "width": 70, "height": 70, "count": 3, "dtype": "uint8", "nodata": 0}
+    with rasterio.open(tmp_path / "whole.tif", "w", **profile) as target:
+        target.write(np.full((3, 70, 70), 7, np.uint8))
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.write(tmp_path / "whole.tif", "whole.tif")
+    said = refusal("G.pth", "--calibrate", f"/vsizip/{tmp_path}/s.zip/whole.tif")
+    assert said.startswith("whole.tif: holds no tile with a gap")
 
 
 def test_a_bundle_that_is_not_there_is_told_before_what_is_not_installed(refusal: Callable[..., str]) -> None:

@@ -315,6 +315,7 @@ def test_a_bundle_that_holds_what_is_read_is_refused(
     held = write_scene(target / "held.tif")
     (target / "manifest.json").write_text("{}")
     options = {}
+    scene: str | Path
     if what == "scene":
         monkeypatch.chdir(target)
         scene = Path("held.tif")
@@ -332,8 +333,7 @@ def test_a_bundle_that_holds_what_is_read_is_refused(
     else:
         with zipfile.ZipFile(target / "scenes.zip", "w") as archive:
             archive.write(outside, "scene.tif")
-        monkeypatch.chdir(tmp_path)
-        scene = Path("/vsizip/site.ecea/scenes.zip/scene.tif")
+        scene = f"/vsizip/{target}/scenes.zip/scene.tif"
     sentence = refusal(small.checkpoint, target, scenes=[outside, scene], scene_options=options)
     assert sentence.startswith(f"{target}: holds ")
     assert sentence.endswith(", which is read, and would be replaced: name another output")
