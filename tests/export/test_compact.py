@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ecea.export.compact import WEIGHTS, export_compact, refer_to
+from ecea.export.compact_bundle import WEIGHTS, export_compact, refer_to
 from ecea.export.from_unet import TILE
 from ecea.model import GeneratorConfig, UNet, load_generator, load_unet
 from ecea.model.config import RESIDUAL_SCALE
