@@ -13,7 +13,7 @@ from typing import Any
 
 from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.paths import real_parents
+from ecea.runtime.paths import leads_through
 from ecea.runtime.scene import Scene
 from ecea.runtime.writer import WHY_NOT_WRITTEN
 
@@ -62,8 +62,8 @@ def check_scenes(target: Path, scenes: Sequence[str | os.PathLike[str]], options
 def _holds(folder: Path, file: str | os.PathLike[str]) -> bool:
     """Whether a file, or an archive or a link that leads to it, lies in a folder."""
     real = folder.resolve()
-    archives = (path for path in real_parents(file) if os.path.isfile(path))  # noqa: PTH113 which raises on some URLs
-    return any(at.resolve().is_relative_to(real) for path in (Path(file), *archives) for at in (path, path.parent))
+    files = (path for path in leads_through(file) if os.path.isfile(path))  # noqa: PTH113 which raises on some URLs
+    return any(at.resolve().is_relative_to(real) for path in files for at in (path, path.parent))
 
 
 @contextmanager
