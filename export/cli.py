@@ -45,7 +45,7 @@ def export(
     allow_below_target: Annotated[
         bool, typer.Option("--allow-below-target", help="Do not fail where INT8 stays below it.")
     ] = False,
-    mask: Annotated[str, typer.Option(metavar="nodata|zero|qa", help="Where the gaps of these scenes are.")] = MASK,
+    mask: Annotated[str, typer.Option(metavar="nodata|zero|qa|FILE", help="Where their gaps are.")] = MASK,
     bands: Annotated[str, typer.Option(metavar="R,G,B", help="Three bands of these scenes.")] = BANDS,
     stretch: Annotated[
         str | None, typer.Option(metavar="MIN,MAX,GAMMA", help="Values of these scenes mapped to [0, 1].")

@@ -106,6 +106,11 @@ class Bundle:
         return min(matches, key=lambda record: record.plan is None, default=None)
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is one, or was before it was damaged."""
+    return folder.suffix == SUFFIX and (folder / MANIFEST_NAME).is_file()
+
+
 def find_bundle(path: str | os.PathLike[str] | None) -> tuple[Path, str]:
     """Decide which bundle is meant; return it with the reason, for the run to say.
 
@@ -163,6 +168,8 @@ def read_bundle(path: Path) -> Bundle:
         )
         if not 1 <= bundle.tile_size <= MAX_TILE_SIZE or schema < 1:
             raise ValueError("tile size")
+        if not bundle.engines:
+            raise ValueError("engines")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         what = error if isinstance(error, KeyError | ValueError) else "an entry"  # the others speak of Python alone
         raise RequestError(

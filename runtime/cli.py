@@ -133,6 +133,8 @@ def _refusal_as_json(wanted: bool) -> Iterator[None]:
 
 
 def _print_json(results: list[Result], errors: list[dict[str, str]]) -> None:
+    if sys.stdout is None:
+        raise EceaError("standard output is closed, so the result is not printed: leave it open, or --json out")
     say(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
 
 
@@ -196,7 +198,7 @@ def _destinations(scenes: list[str], output: str | None) -> list[Path]:
     Raises:
         RequestError: where the folder does not exist, two scenes would go to one file, or one over another.
     """
-    if output is not None and not Path(output).is_dir():
+    if output is not None and not os.path.isdir(output):  # noqa: PTH112 which raises where a name is too long
         if len(scenes) > 1:
             raise RequestError(f"{output}: is not a folder, as {len(scenes)} scenes need: make it, or name another")
         if output.endswith(os.sep):
@@ -228,6 +230,8 @@ def _check_not_read(targets: list[Path], page: Path | None, scenes: list[str], o
         check_destination(page)
         if page.resolve() in [target.resolve() for target in targets] or is_read_through(page, [*read, *targets]):
             raise RequestError(f"{page}: is a raster of this run, not a place for its report: name another file")
+        if page.suffix.lower() not in (".html", ".htm"):
+            raise RequestError(f"{page}: does not end in .html: name the report NAME.html")
 
 
 def _files_read(scenes: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:

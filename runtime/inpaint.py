@@ -178,7 +178,8 @@ class _Pixels:
 
 
 def _check_request(source: str | os.PathLike[str], target: Path, batch: int) -> None:
-    check_name(target)
+    for path in (source, target):
+        check_name(path)
     if is_read_through(target, [source]):
         raise RequestError(f"{target}: is the scene itself, which is never changed: name another output")
     check_destination(target)

@@ -45,7 +45,7 @@ def write_report(path: Path, results: Iterable[Result], errors: Iterable[Mapping
     check_destination(path)
     sections = "\n".join([*map(_section, results), *map(_failure, errors)])
     with written_whole(path) as temporary:
-        temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8")
+        temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8", errors="backslashreplace")
 
 
 def _section(result: Result) -> str:

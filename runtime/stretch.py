@@ -50,6 +50,7 @@ class Stretch:
         """Map values of any real dtype to float32 in [0, 1]; NaN gives 0."""
         # float64 values and 32-bit integers would lose digits in float32 before the offset is taken off.
         wide = values.dtype == np.float64 or (values.dtype.kind in "iu" and values.dtype.itemsize > 2)
+        wide |= self.maximum - self.minimum > float(np.finfo(np.float32).max)
         unit: npt.NDArray[Any] = values.astype(np.float64 if wide else np.float32)
         # What is hidden anyway, a NaN or a nodata value of -3.4e38, may overflow or signal.
         with np.errstate(over="ignore", invalid="ignore"):

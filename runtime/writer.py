@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
+from ecea.runtime.bundle import is_bundle
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.paths import is_special
 
@@ -33,7 +34,8 @@ def check_destination(destination: Path) -> None:
     """Refuse a destination that cannot be written, before any work is done.
 
     Raises:
-        RequestError: where its folder does not exist or may not be written, or it is a folder, a device or a pipe.
+        RequestError: where its folder does not exist, may not be written or is a bundle, or it is a folder, a device
+            or a pipe, or has too long a name.
     """
     folder = destination.parent
     try:
@@ -43,6 +45,8 @@ def check_destination(destination: Path) -> None:
             raise RequestError(f"{destination}: is too long a name for the file system: name another output") from error
     if not folder.is_dir():
         raise RequestError(f"{destination}: the folder {folder} does not exist: make it, or name another output")
+    if is_bundle(folder.resolve()):
+        raise RequestError(f"{destination}: lies in a bundle, which takes nothing but its own: name another output")
     if destination.is_dir():
         raise RequestError(f"{destination}: is a folder: name a file for the output")
     if is_special(destination):

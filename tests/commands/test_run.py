@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -359,3 +360,18 @@ def test_a_name_that_the_terminal_cannot_show_is_printed_as_it_can(
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout.startswith("\\xe9.tif: 30 px filled")
     assert (tmp_path / "\u00e9.tif").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_told_and_reported(run: Run, bundle: Path, tmp_path: Path) -> None:
+    done = run("ecea-run", "caf\udce9.tif", "--backend", "cpu", "--report", "page.html")
+    assert (done.status, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("ecea-run: caf\\xe9.tif: is a name that is not UTF-8")
+    assert "caf\\xe9.tif: is a name" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_result_for_a_program_that_is_not_there(bundle: Path, scene: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from ecea.runtime.cli import main; main()", "scene.tif", "--json"]
+    closed = f"exec {shlex.join([*command, '--backend', 'cpu'])} >&-"
+    done = subprocess.run(["sh", "-c", closed], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ecea-run: standard output is closed")

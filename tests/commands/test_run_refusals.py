@@ -353,3 +353,13 @@ def test_the_output_is_what_another_scene_is_read_from(desk: Desk) -> None:
     (desk.folder / "stack.vrt").write_text(f'<VRTDataset rasterXSize="70" rasterYSize="40">{bands}</VRTDataset>')
     sentence = desk.refusal("scene.tif", "stack.vrt", "--mask", "zero")
     assert sentence.startswith("scene_filled.tif: is read in this run, so it is not overwritten")
+
+
+def test_a_name_too_long_for_the_file_system(desk: Desk) -> None:
+    sentence = desk.refusal("scene.tif", "-o", f"{'b' * 252}.tif")
+    assert sentence.endswith("is too long a name for the file system: name another output")
+
+
+def test_a_report_that_is_no_page(desk: Desk) -> None:
+    sentence = desk.refusal("scene.tif", *OUT, "--report", "page.tif")
+    assert sentence == "page.tif: does not end in .html: name the report NAME.html"

@@ -217,3 +217,8 @@ def test_values_outside_are_counted_at_both_ends():
 def test_an_automatic_stretch_is_the_same_when_what_is_printed_is_given(low, span, dtype):
     chosen = automatic_stretch(np.dtype(dtype), np.linspace(low, low + span, 100).astype(dtype))
     assert parse_stretch(str(chosen)) == chosen
+
+
+def test_values_over_the_whole_range_of_float32_are_told_apart():
+    stretch = Stretch(-3e38, 3e38)
+    assert stretch.to_unit(np.float32([-3e38, 0, 3e38])) == pytest.approx([0, 0.5, 1])

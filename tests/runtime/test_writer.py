@@ -331,3 +331,14 @@ def test_what_lies_in_the_way_beside_the_output_is_told_as_such(tmp_path):
         temporary.write_text("new")
     assert (tmp_path / "o.tif").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.tif", "o.tif.ovr"]
+
+
+def test_nothing_is_written_into_a_bundle(tmp_path):
+    """Whatever its name, it would take the place of a part, or be lost with the next export."""
+    bundle = tmp_path / "site.ecea"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}")
+    (tmp_path / "link").symlink_to(bundle)
+    for path in (bundle / "manifest.json", bundle / "o.tif", tmp_path / "link" / "o.tif"):
+        with pytest.raises(RequestError, match="lies in a bundle"):
+            check_destination(path)
