@@ -1,5 +1,6 @@
 """``ecea-run`` does its work: what it writes, what it prints, which bundle and which backend it takes."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -256,13 +257,27 @@ def test_a_report_needs_nothing_but_itself(run: Run, bundle: Path, scene: Path, 
     assert "<h2>out.tif</h2>" in page
 
 
-def test_a_report_escapes_names(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
+def test_a_report_escapes_names_and_messages(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
     scene.rename(tmp_path / "<b>&.tif")
     done = run("ecea-run", "<b>&.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")
     assert done.status == 0, done
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "<h2>&lt;b&gt;&amp;_filled.tif</h2>" in page
+    done = run("ecea-run", "<i>.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")
+    assert done.status == 2, done
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<i>" not in page
+    assert "&lt;i&gt;.tif: no such file" in page
+
+
+def test_a_report_shows_the_bands_that_were_filled(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
+    done = run("ecea-run", scene, "--bundle", bundle, "--bands", "2,2,2", "--backend", "cpu", "--report", "page.html")
+    assert done.status == 0, done
+    (data,) = re.findall(r'src="data:image/png;base64,([^"]*)"', (tmp_path / "page.html").read_text(encoding="utf-8"))
+    (tmp_path / "page.png").write_bytes(base64.b64decode(data))
+    shown = pixels(tmp_path / "page.png")[:, 38:]  # below the labels and the gap: one band is grey
+    assert (shown == shown[0]).all()
 
 
 def test_debug_shows_the_traceback(run: Run, bundle: Path) -> None:

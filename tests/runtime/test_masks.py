@@ -156,7 +156,13 @@ def test_quality_bands_of_another_type_are_refused(scene, tmp_path, write_scene,
 
 
 @pytest.mark.parametrize(
-    ("name", "gap", "other"), [(f"{PRODUCT}_QA_RADSAT.TIF", 1 << 9, 0b101), (f"{PRODUCT}_GM_B3.TIF", 0, 1)]
+    ("name", "gap", "other"),
+    [
+        (f"{PRODUCT}_QA_RADSAT.TIF", 1 << 9, 0b101),
+        (f"{PRODUCT}_GM_B3.TIF", 0, 1),
+        (f"{PRODUCT}_qa_radsat.tif", 1 << 9, 0b101),
+        (f"{PRODUCT}_gm_b3.tif", 0, 1),
+    ],
 )
 def test_landsat_s_own_masks_are_taken_at_their_word(scene, tmp_path, write_scene, name, gap, other):
     """Of saturated pixels QA_RADSAT is not 0 either; a gap mask is 0 in gaps."""

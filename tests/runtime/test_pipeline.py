@@ -223,13 +223,15 @@ def test_a_filled_pixel_is_made_opaque(engine_of, recipe_of, dtype, opaque):
     bands = np.full((4, 40, 40), 9, dtype)
     bands[3, missing] = 0
     bands[3, 0, 0] = 0  # transparent, not asked to be filled
+    bands[3, 12, 6] = 5  # holds data, and is filled all the same
     recipe = recipe_of(
         covering_grid(40, 40, 32, 8), alpha=3, to_values=lambda unit, position: np.full(unit.shape, 7, dtype)
     )
     result = run(rows_of(bands, missing, missing), engine_of(0.5, 32), recipe, (40, 40))[0]
+    assert (result[3, 0, 0], result[3, 12, 6]) == (0, 5)
+    missing[12, 6] = False
     assert (result[3, missing] == opaque).all()
-    assert result[3, 0, 0] == 0
-    assert (np.delete(result[3].ravel(), [0, *np.flatnonzero(missing)]) == 9).all()
+    assert (np.delete(result[3].ravel(), [0, 12 * 40 + 6, *np.flatnonzero(missing)]) == 9).all()
 
 
 def steps(filled, borders, axis):
