@@ -89,6 +89,10 @@ def test_a_larger_mask_is_cut_anywhere(scene_of_values: Make) -> None:
     mask = np.random.default_rng(0).random((400, 500)) < 0.2
     drawn = {draw_gaps(MaskFiles("large", (mask,)), large(scene_of_values), seed).tobytes() for seed in range(20)}
     assert len(drawn) == 20
+    ends = np.zeros((151, 170), bool)  # a row higher than the scene, which so shows one of its ends
+    ends[[0, -1]] = True
+    shown = [draw_gaps(MaskFiles("ends", (ends,)), large(scene_of_values), seed) for seed in range(20)]
+    assert {int(np.flatnonzero(gap[:, 0])[0]) for gap in shown} == {0, 149}
 
 
 def test_every_mask_of_a_folder_is_drawn(tmp_path: Path, write_raster: Make, scene_of_values: Make) -> None:

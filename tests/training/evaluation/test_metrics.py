@@ -96,6 +96,8 @@ def test_what_is_black_has_no_relative_error() -> None:
     dark = np.full((3, 12, 12), DARKEST / 2, np.float32)
     scores = Comparison(dark, dark + 1 / 2).over(np.ones((12, 12), bool)).scores()
     assert scores.mape_percent is None
+    least = np.full((3, 12, 12), DARKEST, np.float32)  # one level of 8 bits is not left out
+    assert Comparison(least, 2 * least).over(np.ones((12, 12), bool)).scores().mape_percent == pytest.approx(100)
     assert scores.rmse == pytest.approx(0.5)
 
 

@@ -64,6 +64,8 @@ def test_ground_is_near_and_valid(hole: Mask) -> None:
     image[:, :, 40:] = 7
     after = step_sums(image, hole & valid, valid)
     assert after.steps() == before.steps()
+    image[:, 18 - NEAR] += 0.5  # the farthest row that counts
+    assert step_sums(image, hole & valid, valid).ground[0] > after.ground[0]
 
 
 def test_nothing_to_compare_with(hole: Mask) -> None:
