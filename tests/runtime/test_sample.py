@@ -246,6 +246,17 @@ def test_a_picture_stretches_values_as_told(tmp_path: Path) -> None:
     assert tuple(picture[50, 150]) == NODATA_COLOUR
 
 
+def test_a_picture_is_stretched_as_the_scene_before(tmp_path: Path) -> None:
+    before = np.broadcast_to(np.arange(100, 200, dtype=np.uint8), (3, 60, 100))
+    after = before.copy()
+    after[:, 50:] = 0
+    first, second = write_bands(tmp_path / "before.tif", before), write_bands(tmp_path / "after.tif", after)
+    picture = cv2.imread(str(before_after(first, second, tmp_path / "p.png")))
+    alone = cv2.imread(str(before_after(first, first, tmp_path / "p.png")))
+    assert np.array_equal(picture[40:50], alone[40:50])  # below the labels
+    assert not picture[50:, 100 + DIVIDER :].any()
+
+
 def test_a_long_scene_is_read_decimated(tmp_path: Path) -> None:
     scene = write_bands(tmp_path / "scene.tif", np.ones((3, 100, 2 * LONGEST_SIDE), dtype=np.uint8))
     picture = cv2.imread(str(before_after(scene, scene, tmp_path / "p.png")))

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ecea.runtime.errors import EceaError
-from ecea.training.evaluation.evaluate import Evaluation, evaluate
+from ecea.training.evaluation.evaluate import Evaluation, compare, evaluate
 from ecea.training.evaluation.gaps import Stripes
 from ecea.training.evaluation.methods import BaselineMethod, Case, Filled
 from ecea.training.evaluation.report import evaluation_json
@@ -47,6 +47,13 @@ class Careless(Shifted):
         row, column = np.argwhere(~case.gap)[0]
         values[1, row, column] ^= 1
         return Filled(values, left=0)
+
+
+class Idle(Shifted):
+    """Leaves three pixels of each scene."""
+
+    def fill(self, case: Case) -> Filled:
+        return Filled(case.holed, left=3)
 
 
 @pytest.fixture
@@ -104,6 +111,18 @@ def test_widths_part_the_gap_pixels(done: Evaluation) -> None:
         widths = result.outcome.widths
         assert sum(scores.pixels for scores in widths.values()) == result.outcome.gap.pixels
     assert outcome(done, "off").widths["5-8"].pixels > 0.8 * outcome(done, "off").gap.pixels
+
+
+def test_a_gap_beside_missing_data_is_as_wide_as_both(scene_of_values: Make, noise: NDArray[np.uint8]) -> None:
+    gap, valid = np.zeros((40, 50), bool), np.ones((40, 50), bool)
+    gap[20:23], valid[23:27] = True, False
+    case = Case(scene_of_values(noise, valid=valid), "beside", gap)
+    widths = compare(case, case.truth).widths
+    assert {name: sums.pixels for name, sums in widths.items() if sums.pixels} == {"5-8": 3 * 50}
+
+
+def test_what_is_left_adds_up(two_scenes: list[Source]) -> None:
+    assert outcome(evaluate(two_scenes, [Stripes(7)], [Idle(0, "idle")]), "idle").pixels_left == 2 * 3
 
 
 def test_all_methods_fill_the_same_gaps(done: Evaluation) -> None:
