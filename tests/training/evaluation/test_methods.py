@@ -122,6 +122,19 @@ def test_whole_images_are_drawn_on_request_only(
     assert BaselineMethod("telea").generate(case) is None
 
 
+def test_whole_images_hold_nothing_where_the_scene_does(
+    noise: NDArray[Any], hole: Mask, scene_of_values: Make, engine_of: Make
+) -> None:
+    valid = np.ones((40, 50), bool)
+    valid[:, 30:] = False
+    case = Case(scene_of_values(noise, valid=valid), "gaps", hole & valid)
+    with engine_of(constant(0.4)) as engine:
+        generated = GeneratorMethod(engine, "constant", published=True).generate(case)
+    assert generated is not None
+    assert not generated[:, ~valid].any()
+    assert generated[:, valid] == pytest.approx(np.full((3, valid.sum()), 102 / 255))
+
+
 def test_a_clean_scene_from_a_file(tmp_path: Path, write_raster: Make) -> None:
     values = np.random.default_rng(0).random((4, 30, 20)).astype(np.float32)
     values[2, 3, 4] = np.nan

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ecea.training.evaluation.evaluate import evaluate
 from ecea.training.evaluation.gaps import Stripes
-from ecea.training.evaluation.methods import BaselineMethod
+from ecea.training.evaluation.methods import BaselineMethod, Case, Filled
 from ecea.training.evaluation.sheet import CASES, GAP_COLOUR, NODATA_COLOUR, PANEL, ContactSheet
 from ecea.training.sources import Source
 
@@ -92,7 +92,9 @@ def test_errors_are_drawn_where_they_are(tmp_path: Path, write_raster: Make) -> 
     """Black outside the gaps, and everywhere where a method makes none."""
     flat = np.full((3, 60, 60), 90, np.uint8)
     rough = np.random.default_rng(1).integers(20, 180, (3, 60, 60), dtype=np.uint8)
-    for name, values in (("flat", flat), ("rough", rough)):
+    far = np.zeros((3, 260, 300), np.uint8)
+    far[:, 200:, 240:] = rough
+    for name, values in (("flat", flat), ("rough", rough), ("far", far)):
         sheet = sheet_of(tmp_path / "sheet.png", [write_raster(tmp_path / f"{name}.tif", values, nodata=0)], 1)
         clean, holed, filled = (sheet[54 : 54 + PANEL, left : left + PANEL] for left in (20, 310, 600))
         errors = sheet[368 : 368 + PANEL, 600 : 600 + PANEL].max(axis=2)
@@ -101,3 +103,28 @@ def test_errors_are_drawn_where_they_are(tmp_path: Path, write_raster: Make) -> 
         assert np.array_equal(clean[~gap], filled[~gap])
         assert (errors[gap] > 4).mean() == pytest.approx(0 if name == "flat" else 1, abs=0.1)
         assert (clean[gap] != filled[gap]).any(axis=1).mean() == pytest.approx(0 if name == "flat" else 1, abs=0.1)
+
+
+class Shifted(BaselineMethod):
+    """Fills with the truth, brighter by some levels."""
+
+    def __init__(self, name: str, levels: int) -> None:
+        super().__init__(name)
+        self._levels = np.uint8(levels)
+
+    def fill(self, case: Case) -> Filled:
+        return Filled(np.where(case.gap, case.scene.values + self._levels, case.holed), left=0)
+
+
+def test_one_bad_method_does_not_darken_the_errors_of_others(tmp_path: Path, write_raster: Make) -> None:
+    path = write_raster(tmp_path / "scene.tif", np.full((3, 60, 60), 90, np.uint8))
+    cells = []
+    for worst in (20, 160):
+        methods = [Shifted("good", 10), Shifted("usual", 20), Shifted("worst", worst)]
+        sheet = ContactSheet([str(path)], [Stripes(9).label])
+        evaluate([Source(str(path), "scene")], [Stripes(9)], methods, watch=sheet.watch)
+        sheet.write(tmp_path / "sheet.png", [method.name for method in methods])
+        with Image.open(tmp_path / "sheet.png") as image:
+            cells.append(np.asarray(image)[368 : 368 + PANEL, 600 : 600 + PANEL])
+    assert cells[0].max() > 50
+    assert np.array_equal(*cells)
