@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from ecea.runtime.backends.layers import LayerTime
+from ecea.runtime.profiling import by_kind
+
 Run = Callable[..., Any]
 
 
@@ -37,6 +40,11 @@ def test_a_profile_as_a_page(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert "<h1>fp32 on cpu in f32</h1>" in page
     assert "Latency" in page
     assert "tiny.ecea" in page
+
+
+def test_kinds_of_operators_come_with_the_longest_first() -> None:
+    layers = [LayerTime("a", "Conv", 1.0), LayerTime("b", "Add", 3.0), LayerTime("c", "Conv", 1.5)]
+    assert list(by_kind(layers).items()) == [("Add", 3.0), ("Conv", 2.5)]
 
 
 @pytest.mark.parametrize(

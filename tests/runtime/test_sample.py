@@ -59,6 +59,11 @@ def test_gaps_cover_about_a_fifth_of_a_full_swath_and_are_14_rows_wide_at_its_si
     assert gaps[:, 1450:1550].mean() == pytest.approx(8 / 33, abs=0.01)
 
 
+def test_a_gap_whose_edges_fall_on_rows_is_not_wider() -> None:
+    gaps = slc_off_gaps(331, 10, tilt=0, swath_width=100, centre=1000)
+    assert np.count_nonzero(gaps[:33]) == 14 * 10
+
+
 def test_small_swaths_have_gaps_as_wide_at_their_sides() -> None:
     gaps = slc_off_gaps(330, 300)
     assert longest_run(gaps) == 14

@@ -73,6 +73,18 @@ def test_results_and_sheet(job: Job) -> None:
     assert job.sheet.read_bytes().startswith(b"\x89PNG")
 
 
+def test_bundles_are_opened_as_asked(job: Job, engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def open_engine(path: Path, **options: Any) -> Any:
+        asked.append((path, options))
+        return engine_of(lambda image, edge, mask: image)
+
+    monkeypatch.setattr("ecea.training.evaluation.job.open_engine", open_engine)
+    evaluated(job, bundles=[Path("a.ecea")], engine="int8", backend="cpu", threads=3)
+    assert asked == [(Path("a.ecea"), {"engine": "int8", "backend": "cpu", "threads": 3})]
+
+
 def test_results_without_the_sheet_that_belongs_to_them_are_not_left(job: Job) -> None:
     """The results are small enough, the sheet is not; as where the disk is nearly full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
