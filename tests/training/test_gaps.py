@@ -98,6 +98,20 @@ def test_a_mask_with_few_gaps_is_cropped_where_they_are(seed, top, left, side):
     assert not tile.all()
 
 
+def test_a_mask_of_a_tile_s_size_is_laid_four_ways():
+    mask = np.random.default_rng(0).random((64, 64)) < 0.2
+    drawn = {crop_mask(mask, 64, np.random.default_rng(seed)).tobytes() for seed in range(40)}
+    assert drawn == {mask[::down, ::right].tobytes() for down in (-1, 1) for right in (-1, 1)}
+
+
+def test_a_mask_is_cut_up_to_its_last_row_and_column():
+    mask = np.zeros((65, 65), bool)
+    mask[[32, 64]] = True
+    cut = [crop_mask(mask, 64, np.random.default_rng(seed)).any(axis=1).sum() for seed in range(40)]
+    across = [crop_mask(mask.T, 64, np.random.default_rng(seed)).any(axis=0).sum() for seed in range(40)]
+    assert set(cut) == set(across) == {1, 2}
+
+
 def test_a_mask_file_is_a_gap_above_zero(write):
     values = np.zeros((1, 70, 80), np.int16)
     values[0, 10:20], values[0, 30] = 255, -1
