@@ -113,6 +113,10 @@ def hungry(init: Any) -> Any:
             {"gpu": "NVIDIA A100-SXM4-80GB", "compute_capability": "8.0"},
             r"for NVIDIA A100-SXM4-80GB of compute capability 8\.0, found NVIDIA H100 80GB HBM3 of 9\.0 here: ",
         ),
+        (
+            {"gpu": "NVIDIA H200"},
+            r"for NVIDIA H200 of compute capability 9\.0, found NVIDIA H100 80GB HBM3 of 9\.0 here: ",
+        ),
         ({"compute_capability": "10.0"}, r"of compute capability 10\.0, found NVIDIA H100 80GB HBM3 of 9\.0 here: "),
     ],
 )

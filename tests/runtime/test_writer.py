@@ -234,6 +234,14 @@ def test_the_output_appears_when_the_block_succeeds(tmp_path):
     assert target.read_text() == "new"
 
 
+def test_the_output_is_on_the_disk_before_it_appears(tmp_path, monkeypatch):
+    target, synced = tmp_path / "out.tif", []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, target.exists())))
+    with whole_or_nothing(target) as temporary:
+        temporary.write_text("new")
+    assert synced == [(3, False)]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_what_was_there(tmp_path, error):
     target = tmp_path / "out.tif"

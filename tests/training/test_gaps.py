@@ -34,6 +34,17 @@ def test_stripes_are_as_wide_and_as_far_apart_as_measured(seed, size):
         assert all(distance >= 33 / 1.25 - 3 for distance in distances if distance > 10)
 
 
+def test_smaller_pixels_have_wider_stripes():
+    """Of 24 m, 14 px at 30 m are 17.5; the two rows that bands look beside one another add up to 16."""
+    longest = max(
+        length
+        for seed in range(113)
+        for column in draw_stripes(128, np.random.default_rng(seed)).T[::8]
+        for _, length in runs(column)
+    )
+    assert 16 < longest <= 20
+
+
 def tilt_of(gaps):
     """Degrees by which stripes descend to the right: the best match of one column with another."""
     reach = 32

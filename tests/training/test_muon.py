@@ -34,6 +34,21 @@ def test_a_step_is_as_large_whatever_the_gradient_is() -> None:
         assert 0.5 < step.median() < 1.3
 
 
+def test_steps_are_those_of_jordan_et_al() -> None:
+    """Nesterov's momentum of 0.95, made orthogonal; larger for tall matrices; weights decay by 0.01."""
+    layer, rate = nn.Linear(4, 16, bias=False), RATE * 1e-3
+    expected, momentum = layer.weight.detach().clone(), torch.zeros(16, 4)
+    optimizer = Muon(layer, 1e-3, BETAS, 0.0, everything)
+    for seed in (1, 2):
+        gradient = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.95 * momentum + 0.05 * gradient
+        step = 2 * orthogonalized(0.95 * momentum + 0.05 * gradient)  # the root of 16 / 4
+        expected = expected * (1 - 0.01 * rate) - rate * step
+    assert torch.allclose(layer.weight, expected, rtol=0, atol=1e-5)
+
+
 def test_vectors_and_what_is_not_hidden_are_adam_s() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 4))
