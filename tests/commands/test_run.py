@@ -80,7 +80,17 @@ def test_blind_tiles_and_collar_are_counted(run: Run, bundle: Path, write_scene:
     assert result["pixels_collar"] == 36 * 36
     assert result["pixels_filled"] + result["pixels_left"] == 118 * 118
     assert f"{result['pixels_left']:,} px left in {result['tiles_blind']} tiles without a valid pixel; " in line
-    assert "; 1,296 px of collar left; " in line
+    skipped = result["tiles_skipped"] + result["tiles_blind"]
+    assert f"; 1,296 px of collar left; tiles {result['tiles_run']} run, {skipped} skipped; " in line
+
+
+def test_a_stretch_that_most_values_lie_outside_is_questioned(run: Run, bundle: Path, write_scene: Run) -> None:
+    values = np.full((3, 40, 70), 100, np.uint8)
+    values[:, :24], values[:, 30:32] = 240, 0
+    arguments = ("ecea-run", write_scene("s.tif", values, nodata=0), "--bundle", bundle, "--backend", "cpu")
+    line = run(*arguments, "--stretch", "0,200").stdout
+    assert "; stretch 0,200,1, 63% of the scene's values lie outside: is it meant for this scene?; " in line
+    assert "; stretch 110,250,1; " in run(*arguments, "--stretch", "110,250").stdout
 
 
 def test_json_holds_what_the_result_documents(run: Run, bundle: Path, scene: Path) -> None:
