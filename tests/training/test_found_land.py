@@ -31,6 +31,7 @@ def archives(tmp_path: Path) -> Path:
     red = np.arange(100, 140, dtype=np.uint8).reshape(1, 5, 8)
     green = red + 1
     red[0, 0, 0], green[0, 4, 7] = 0, 255
+    red[0, 0, 1], green[0, 0, 1] = 1, 250  # just no fill, and just not saturated
     write(tmp_path / "hills-1.0" / "data" / "red.tif", red)
     write(tmp_path / "hills-1.0" / "data" / "green.tif", green)
     folder = tmp_path / "archives"
