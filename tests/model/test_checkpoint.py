@@ -224,6 +224,14 @@ def write_new_pickle(content: object, path: Path) -> None:
     path.write_bytes(pickle.dumps(content, protocol=4))
 
 
+def test_a_view_that_is_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    """It may be terabytes once it is computed with."""
+    path = save({"out.bias": torch.zeros(1).expand(600)}, tmp_path / "view.pth")
+    size = path.stat().st_size
+    assert 600 < size < 4 * 600
+    assert f"holds 'out.bias' with 600 elements in a file of {size} bytes" in refusal(path)
+
+
 @pytest.mark.parametrize("write", [write_torch, write_old_torch, write_pickle, write_new_pickle])
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, write: Callable[[object, Path], None]) -> None:
     path, witness = tmp_path / "attack.pth", tmp_path / "witness"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecea.runtime.errors import EceaError
+from ecea.runtime.errors import EceaError, RequestError
 from ecea.training.checkpoints import Checkpoints
 
 
@@ -30,3 +30,10 @@ def test_a_full_disk_is_told_in_our_own_words(tmp_path: Path) -> None:
         "allowed there?"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["G_2.pth", "U_2.pth"])
+def test_checkpoints_that_nothing_can_be_resumed_from_are_not_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(RequestError, match=rf"holds {name} and no training\.pth, .*\(--start-from .*{name}\)"):
+        Checkpoints(tmp_path, resume=False)
