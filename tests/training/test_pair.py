@@ -20,7 +20,7 @@ NOTHING = {"adversarial": 0, "perceptual": 0, "style": 0, "l1": 0, "edge": 0}
 PICTURE, EDGES = "out.block1", "out_s.block1"  # the first layers of the two heads
 
 
-def pair(vgg: VggFeatures | None = None, **weights: float) -> Pair:
+def pair(vgg: VggFeatures | None = None, *, ema: float = 0.0, **weights: float) -> Pair:
     torch.manual_seed(0)
     options = TrainingOptions(
         config=GeneratorConfig(img_size=SIZE, embed_dim=8, depth=(1, 1, 1, 1)),
@@ -29,6 +29,7 @@ def pair(vgg: VggFeatures | None = None, **weights: float) -> Pair:
         batch_size=2,
         lr=1e-3,
         discriminator_lr=1.0,
+        ema=ema,
         weight_decay=0.0,  # which changes weights whatever is learned
     )
     return Pair(options, Fabric(accelerator="cpu", devices=1), vgg, None, None, None)
@@ -72,6 +73,15 @@ def test_without_any_term_nothing_is_learned() -> None:
     before = copy(learning.generator)
     learning.step(batch(), 1.0)
     assert changed(learning.generator, before) == set()
+
+
+def test_a_running_mean_that_is_no_number_is_told() -> None:
+    """It is what is saved, whatever the generator itself is."""
+    learning = pair(l1=1.0, ema=0.9)
+    assert learning.not_finite() is None
+    name, broken = next(iter(learning.best.named_parameters()))
+    broken.data.fill_(float("nan"))
+    assert learning.not_finite() == name
 
 
 def test_the_discriminator_learns_to_tell_real_from_made() -> None:
