@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import resource
 import signal
@@ -286,11 +287,12 @@ def test_a_running_mean_is_saved(patches: Path, tmp_path: Path) -> None:
     request = DataRequest([str(patches)], tiles_per_epoch=2)  # one step an epoch
     chosen = options(epochs=2, save_every=1, ema=0.75)
     trainer = prepare(chosen, request, tmp_path / "out", device="cpu").trainer
-    layer, learned = "out.block1.0.weight", []
-    trainer.run(lambda line: None, lambda step: learned.append(trainer.generator.state_dict()[layer].clone()))
-    first, second = (read(tmp_path / "out" / f"G_{epoch}.pth")[layer] for epoch in (1, 2))
-    torch.testing.assert_close(first, learned[0])
-    torch.testing.assert_close(second, 0.75 * learned[0] + 0.25 * learned[1])
+    learned: list[dict[str, torch.Tensor]] = []
+    trainer.run(lambda line: None, lambda step: learned.append(copy.deepcopy(trainer.generator.state_dict())))
+    first, second = (read(tmp_path / "out" / f"G_{epoch}.pth") for epoch in (1, 2))
+    for layer in ("out.block1.0.weight", "res_block1.bn1.running_mean"):
+        torch.testing.assert_close(first[layer], learned[0][layer])
+        torch.testing.assert_close(second[layer], 0.75 * learned[0][layer] + 0.25 * learned[1][layer])
 
 
 def test_workers_make_the_same_tiles(patches: Path, tmp_path: Path) -> None:
