@@ -1,6 +1,8 @@
 """A compact bundle: its weights are a checkpoint, and its engines are that checkpoint's."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from ecea.export.from_unet import TILE
 from ecea.model import GeneratorConfig, UNet, load_generator, load_unet
 from ecea.model.config import RESIDUAL_SCALE
 from ecea.model.untrained import untrained_state_dict
-from ecea.runtime.bundle import Bundle
+from ecea.runtime.bundle import MANIFEST_NAME, Bundle
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 
@@ -44,6 +46,13 @@ def test_the_weights_are_the_checkpoint_in_half_the_space(compact: Bundle, check
     assert compact.configuration["num_heads"] == [2, 2, 2, 2]
     graphs = sum(path.stat().st_size for path in compact.path.glob("*.onnx"))
     assert graphs < 0.2 * checkpoint.stat().st_size
+
+
+def test_the_manifest_names_the_checkpoint_that_the_bundle_is_made_of(compact: Bundle, checkpoint: Path) -> None:
+    manifest = json.loads((compact.path / MANIFEST_NAME).read_text())
+    assert manifest["checkpoint"] == {
+        "name": "small.pth", "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["openvino", "cpu"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
+from ecea.calibration import Source
 from ecea.export import exporter, forms
 from ecea.export.parity import (
     BATCHES,
@@ -114,6 +115,19 @@ def write(path: Path, values: NDArray[Any]) -> Path:
 def tiles_of(*scenes: Path, **options: Any) -> Tiles:
     with tile_sources(scenes, 64, options) as sources:
         return parity_tiles(sources)
+
+
+def test_tiles_are_spread_over_all_that_there_are() -> None:
+    def numbered() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for number in range(1000):
+            image = np.full((3, 4, 4), number, np.float32)
+            yield image, image[:1], np.ones_like(image[:1])
+
+    chosen = parity_tiles([Source("numbered", numbered)]).image[:, 0, 0, 0]
+    steps = np.diff(chosen)
+    assert 0 < steps.max() <= 2 * steps.min()
+    assert chosen[0] < 125
+    assert chosen[-1] >= 750
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ecea.model import GeneratorConfig
+from ecea.model import GeneratorConfig, UNet
 from ecea.model.regularization import NONE
 from ecea.training.data.tiles import Batch
 from ecea.training.losses import LossWeights
@@ -20,7 +20,7 @@ NOTHING = {"adversarial": 0, "perceptual": 0, "style": 0, "l1": 0, "edge": 0}
 PICTURE, EDGES = "out.block1", "out_s.block1"  # the first layers of the two heads
 
 
-def pair(vgg: VggFeatures | None = None, *, ema: float = 0.0, **weights: float) -> Pair:
+def pair(vgg: VggFeatures | None = None, *, ema: float = 0.0, teacher: UNet | None = None, **weights: float) -> Pair:
     torch.manual_seed(0)
     options = TrainingOptions(
         config=GeneratorConfig(img_size=SIZE, embed_dim=8, depth=(1, 1, 1, 1)),
@@ -32,7 +32,7 @@ def pair(vgg: VggFeatures | None = None, *, ema: float = 0.0, **weights: float) 
         ema=ema,
         weight_decay=0.0,  # which changes weights whatever is learned
     )
-    return Pair(options, Fabric(accelerator="cpu", devices=1), vgg, None, None, None)
+    return Pair(options, Fabric(accelerator="cpu", devices=1), vgg, None, teacher, None)
 
 
 def batch() -> Batch:
@@ -73,6 +73,17 @@ def test_without_any_term_nothing_is_learned() -> None:
     before = copy(learning.generator)
     learning.step(batch(), 1.0)
     assert changed(learning.generator, before) == set()
+
+
+def test_a_teacher_teaches_gaps_alone() -> None:
+    teacher = UNet(widths=(4, 8)).eval()
+    torch.nn.init.ones_(teacher.get_parameter("last.bias"))  # so that it draws known pixels otherwise than they are
+    learning, tiles = pair(l1=1.0, teacher=teacher), batch()
+    values, made, _ = learning.step(tiles, 1.0)
+    with torch.no_grad():
+        taught, _ = teacher(tiles["image"], tiles["edge"], tiles["mask"])
+    wanted = torch.where(tiles["mask"] > 0, taught, tiles["target"])
+    torch.testing.assert_close(values["l1"], (made - wanted).abs().mean())
 
 
 def test_a_running_mean_that_is_no_number_is_told() -> None:
