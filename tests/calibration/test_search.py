@@ -66,6 +66,11 @@ def test_the_layer_that_saves_least_for_its_error_is_spared() -> None:
     assert keep(layers, 0.25) == ("costly", "cheap")
 
 
+def test_the_layer_that_saves_most_comes_back_first() -> None:
+    layers = [layer("cheap", 0.3, 1), layer("costly", 0.3, 2), layer("wrong", 0.9, 10)]
+    assert keep(layers, 0.35) == ("cheap", "wrong")
+
+
 # The search
 
 
@@ -93,6 +98,14 @@ def test_errors_that_add_up_to_more_are_corrected_for() -> None:
     spared, error = search(layers, 1e-3, additive(layers, 10), (), 10 * left_error(layers, ()))
     assert 0 < error <= 1e-3
     assert len(spared) < len(layers)
+
+
+def test_a_choice_that_is_far_off_is_corrected_for_at_once() -> None:
+    layers = [layer(f"layer {i}", 1e-5 * (i + 1)) for i in range(20)]
+    _, error = search(
+        layers, 1e-3, lambda spared: (50 if spared else 1) * left_error(layers, spared), (), left_error(layers, ())
+    )
+    assert error <= 1e-3
 
 
 def test_a_target_that_only_the_best_layer_meets_is_met() -> None:
