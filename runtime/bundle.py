@@ -168,8 +168,6 @@ def read_bundle(path: Path) -> Bundle:
         )
         if not 1 <= bundle.tile_size <= MAX_TILE_SIZE or schema < 1:
             raise ValueError("tile size")
-        if not bundle.engines:
-            raise ValueError("engines")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         what = error if isinstance(error, KeyError | ValueError) else "an entry"  # the others speak of Python alone
         raise RequestError(

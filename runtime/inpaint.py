@@ -226,7 +226,9 @@ def _fill_and_write(
     )
     with (
         whole_or_nothing(target) as temporary,
-        _ending_timed(progress, geotiff_like(scene.dataset, temporary, with_mask=scene.has_mask)) as write,
+        _ending_timed(
+            progress, geotiff_like(scene.dataset, temporary, named=target, with_mask=scene.has_mask)
+        ) as write,
         filling as parts,
     ):
         for part in parts:

@@ -125,7 +125,9 @@ def written_whole(destination: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def geotiff_like(source: Any, destination: Path, *, with_mask: bool = False, **changes: Any) -> Iterator[WriteRows]:
+def geotiff_like(
+    source: Any, destination: Path, *, named: Path | None = None, with_mask: bool = False, **changes: Any
+) -> Iterator[WriteRows]:
     """Create a GeoTIFF with everything of ``source`` but its pixels, and take those from the top row down.
 
     Kept: size, bands, dtype, CRS, transform, ground control points, RPCs, nodata, descriptions, units, scales,
@@ -134,6 +136,7 @@ def geotiff_like(source: Any, destination: Path, *, with_mask: bool = False, **c
     Args:
         source: an open rasterio dataset.
         destination: a path that does not exist.
+        named: what errors call it, where it is a temporary one.
         with_mask: write a mask into the file too.
         changes: of the rasterio profile, such as ``dtype``.
 
@@ -144,17 +147,18 @@ def geotiff_like(source: Any, destination: Path, *, with_mask: bool = False, **c
         EceaError: where the file system refuses, with its reason.
     """
     profile = _profile(source) | changes
+    name = destination if named is None else named
     with ExitStack() as stack:
-        with _writing(destination):
+        with _writing(name):
             stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"))
             target = stack.enter_context(rasterio.open(destination, "w", **profile))
             _copy_metadata(source, target)
-        rows = _AlignedRows(target, destination, with_mask)
+        rows = _AlignedRows(target, name, with_mask)
         yield rows.add
         rows.flush()
-        with _writing(destination):
+        with _writing(name):
             stack.close()
-    with _writing(destination):
+    with _writing(name):
         _check_complete(destination, with_mask)
 
 
@@ -163,9 +167,8 @@ def _writing(destination: Path) -> Iterator[None]:
     try:
         yield
     except (rasterio.errors.RasterioError, OSError) as error:
-        raise EceaError(
-            f"{destination.parent}: the output cannot be written there ({error}): {WHY_NOT_WRITTEN}"
-        ) from error
+        reason = error.__cause__ or error  # rasterio's own words refer to GDAL's
+        raise EceaError(f"{destination}: cannot be written ({reason}): {WHY_NOT_WRITTEN}") from error
 
 
 class _AlignedRows:

@@ -294,10 +294,3 @@ def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "manifest.json")
     with pytest.raises(RequestError, match=r"manifest\.json: is a device or a pipe, expected a file"):
         read_bundle(tmp_path)
-
-
-def test_a_manifest_without_engines_is_damaged(tmp_path):
-    manifest = {"schema": 1, "configuration": {"img_size": 32}, "engines": []}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RequestError, match=r"manifest\.json: lacks or garbles engines"):
-        read_bundle(tmp_path)

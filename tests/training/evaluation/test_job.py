@@ -223,7 +223,7 @@ def test_what_is_read_is_not_overwritten(
 
 
 def test_a_bundle_is_not_overwritten(job: Job, tmp_path: Path) -> None:
-    manifest = tmp_path / "x.ecea" / "manifest.json"
+    manifest = tmp_path / "renamed" / "manifest.json"  # one of the usual name takes nothing, whoever reads it
     manifest.parent.mkdir()
     manifest.write_text("{}")
     with pytest.raises(RequestError, match=r"manifest\.json: is read for this evaluation"):
