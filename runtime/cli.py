@@ -108,10 +108,10 @@ def run(
         with opened:
             _say_engine(opened)
             results, errors, status = _fill_all(scenes, targets, opened, options, as_json, debug)
-        if as_json:
-            _print_json(results, errors)
         if report_file is not None:
             write_report(report_file, results, errors)
+        if as_json:  # last: nothing else is lost where nobody takes it
+            _print_json(results, errors)
         if status:
             raise typer.Exit(status)
 

@@ -396,7 +396,9 @@ def test_a_name_that_is_not_utf_8_is_told_and_reported(run: Run, bundle: Path, t
 
 def test_a_result_for_a_program_that_is_not_there(bundle: Path, scene: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from ecea.runtime.cli import main; main()", "scene.tif", "--json"]
+    command += ["--report", "page.html"]
     closed = f"exec {shlex.join([*command, '--backend', 'cpu'])} >&-"
     done = subprocess.run(["sh", "-c", closed], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("ecea-run: standard output is closed")
+    assert (tmp_path / "page.html").exists()
