@@ -79,11 +79,10 @@ def test_narrow_stripes_near_the_centre_line_are_broken():
     assert max(pieces) > 8  # unbroken, no more than seven cross a tile
 
 
-@settings(deadline=None, max_examples=30)
-@given(SEEDS)
-def test_scribbles_cover_what_they_should(seed):
-    share = draw_scribbles(64, np.random.default_rng(seed)).mean()
-    assert 0.05 <= share <= 0.45
+def test_scribbles_cover_what_they_should():
+    shares = [draw_scribbles(64, np.random.default_rng(seed)).mean() for seed in range(400)]
+    assert 0.05 <= min(shares) < 0.1
+    assert 0.4 < max(shares) <= 0.45
 
 
 @settings(deadline=None, max_examples=30)
