@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ecea.runtime.errors import RequestError
 from ecea.training.data.gaps import crop_mask, draw_scribbles, draw_stripes, load_mask, parse_gaps
-from ecea.training.evaluation.gaps import read_mask
+from ecea.training.evaluation.gaps import read_holes
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -166,5 +166,5 @@ def test_landsat_s_own_masks_are_taken_at_their_word(write):
     dropped[10:14], gaps[10:14] = 1 << 9, 0
     for name, values in (("LE07_X_QA_RADSAT.TIF", dropped), ("LE07_X_GM_B3.TIF", gaps)):
         path = write(name, values[None])
-        for mask in (load_mask(path, 64), read_mask(path)):
+        for mask in (load_mask(path, 64), read_holes(path)):
             assert set(np.flatnonzero(mask.any(axis=1))) == {10, 11, 12, 13}

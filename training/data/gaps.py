@@ -88,11 +88,11 @@ def _load_masks(paths: Sequence[str], tile: int) -> list[Mask]:
     return found
 
 
-def load_mask(path: str | os.PathLike[str], tile: int) -> Mask:
+def read_mask(path: str | os.PathLike[str]) -> Mask:
     """Read a mask: any raster, a gap is where its first band is above 0, or what Landsat's own says in its way.
 
     Raises:
-        RequestError: where it cannot be read, is smaller than a tile, or has no gap or nothing else.
+        RequestError: where it cannot be read.
     """
     if is_special(path):
         raise RequestError(f"{path}: is a device or a pipe: give the path of a mask raster")
@@ -102,7 +102,16 @@ def load_mask(path: str | os.PathLike[str], tile: int) -> Mask:
     except rasterio.RasterioIOError as error:
         raise RequestError(f"{path}: is not a mask that can be read ({error}): give a raster file") from error
     known = landsat_gaps(path, values)
-    mask = np.asarray(values > 0) if known is None else known
+    return np.asarray(values > 0) if known is None else known
+
+
+def load_mask(path: str | os.PathLike[str], tile: int) -> Mask:
+    """Read a mask to cut tiles from.
+
+    Raises:
+        RequestError: where it cannot be read, is smaller than a tile, or has no gap or nothing else.
+    """
+    mask = read_mask(path)
     if min(mask.shape) < tile:
         raise RequestError(
             f"{path}: is a mask of {mask.shape[1]} x {mask.shape[0]} px, tiles are {tile} x {tile}: give masks of a "

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import rasterio
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.masks import Mask, landsat_gaps
+from ecea.runtime.masks import Mask
 from ecea.runtime.slc_off import PERIOD, slc_off_gaps
+from ecea.training.data.gaps import read_mask
 from ecea.training.evaluation.scenes import CleanScene, find_rasters
 from ecea.training.rasters import MASK_ENDING, SUFFIXES, rasters_in
 
@@ -107,7 +107,7 @@ class OwnMasks:
                 f"{scene.path}: has no mask {beside[0].name} beside it: put one there, or give its gaps with --masks "
                 "or --stripes"
             )
-        mask = read_mask(path)
+        mask = read_holes(path)
         if mask.shape != scene.valid.shape:
             (height, width), (own_height, own_width) = mask.shape, scene.valid.shape
             raise RequestError(
@@ -124,24 +124,16 @@ def mask_source(path: Path) -> MaskFiles:
         RequestError: where there is none, one cannot be read, or one has no hole.
     """
     files = find_rasters([path], "masks", rasters_in)
-    return MaskFiles(path.stem if path.is_file() else path.resolve().name, tuple(read_mask(file) for file in files))
+    return MaskFiles(path.stem if path.is_file() else path.resolve().name, tuple(read_holes(file) for file in files))
 
 
-def read_mask(path: Path) -> Mask:
-    """The first band of a raster, True where it is above 0, or where Landsat's own says in its way that it has a gap.
+def read_holes(path: Path) -> Mask:
+    """A mask, True in holes.
 
     Raises:
         RequestError: where it cannot be read, or has no hole.
     """
-    try:
-        with rasterio.open(path) as dataset:
-            values = dataset.read(1)
-    except rasterio.RasterioIOError as error:
-        raise RequestError(
-            f"{path}: is not a mask that can be read ({error}): give a raster, above 0 in holes"
-        ) from error
-    known = landsat_gaps(path, values)
-    mask = np.asarray(values > 0) if known is None else known
+    mask = read_mask(path)
     if not mask.any():
         raise RequestError(f"{path}: has no hole, all of its values are 0 or less: expected values above 0 in holes")
     return mask
