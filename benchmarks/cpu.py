@@ -185,7 +185,7 @@ def _torch(network: Any, batch: Tensors) -> Callable[[], Tensors]:
 
 def _plain_export(generator: Generator, folder: Path) -> Path:
     """The traced model before any pass of ours, its attention inlined."""
-    model = trace(generator)
+    model = trace(generator, generator.config.img_size)
     InlinePass()(model)
     path = folder / "plain.onnx"
     ir.save(model, path, external_data="plain.weights")

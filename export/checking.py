@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from ecea.export.forms import Form
-from ecea.export.from_unet import what_draws
 from ecea.export.parity import ParityError, Tiles, compare
 from ecea.export.say import Say
-from ecea.model import Generator
+from ecea.model import Generator, UNet
 from ecea.runtime.backends import BACKENDS, Session, Settings
 from ecea.runtime.backends.openvino import BFLOAT16, FLOAT32, native_arithmetic
 from ecea.runtime.engine import usable_processors
@@ -31,17 +30,17 @@ class Checker:
 
     Args:
         folder: where the forms have been written.
-        generator: the reference, for its speed.
+        network: the reference, for its speed.
         tiles: to compare on.
         expected: what the reference makes of them.
         say: called with a line for each comparison.
     """
 
     def __init__(
-        self, folder: Path, generator: Generator, tiles: Tiles, expected: dict[str, np.ndarray], say: Say
+        self, folder: Path, network: Generator | UNet, tiles: Tiles, expected: dict[str, np.ndarray], say: Say
     ) -> None:
         self._folder = folder
-        self._drawing = what_draws(generator)  # what comes to nothing is not exported, nor timed
+        self._network = network
         self._tiles = tiles
         self._expected = expected
         self._say = say
@@ -108,7 +107,7 @@ class Checker:
         for _ in range(_TIMED_ROUNDS):
             begin = time.perf_counter()
             with torch.inference_mode():
-                self._drawing(*tensors)
+                self._network(*tensors)
             between = time.perf_counter()
             session.infer(*inputs)
             ratios.append((between - begin) / (time.perf_counter() - between))

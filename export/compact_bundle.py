@@ -19,12 +19,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ecea.export.checking import Checker
+from ecea.export.exportable import load_exportable
 from ecea.export.exporter import describe_bundle, describe_checkpoint, load_checkpoint
 from ecea.export.folder import check_bundle, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Form, finish
-from ecea.export.from_unet import load_exportable, unet_of
 from ecea.export.parity import parity_tiles, reference, tile_sources
-from ecea.export.passes import SIMPLIFYING, optimize
 from ecea.export.precision import half_storage
 from ecea.export.say import Say
 from ecea.export.trace import trace
@@ -69,20 +68,19 @@ def export_compact(
     """
     check_bundle(destination, checkpoint)
     original, origin = load_checkpoint(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
-    unet = unet_of(original)
-    stored = _rounded(checkpoint, unet or original)
+    stored = _rounded(checkpoint, original.network)
     with whole_or_nothing(destination) as folder:
         weights = folder / WEIGHTS
         # Not save_file, whose files only their owner may read.
         weights.write_bytes(save(stored))
-        generator = load_exportable(weights, None if unet else original.config.num_heads)
-        with tile_sources([], generator.config.img_size, {}) as sources:
+        rounded = load_exportable(weights, original.configuration.get("num_heads"))
+        network, tile_size = rounded.network, rounded.tile_size
+        with tile_sources([], tile_size, {}) as sources:
             tiles = parity_tiles(sources)
-        expected = reference(generator, tiles)
-        check = Checker(folder, generator, tiles, expected, say)
+        expected = reference(network, tiles)
+        check = Checker(folder, network, tiles, expected, say)
         records = []
-        model = trace(generator, fold=False)
-        optimize(model, SIMPLIFYING)
+        model = trace(network, tile_size, fold=False)
         InlinePass()(model)
         half_storage(model)
         finish(model)
@@ -94,7 +92,7 @@ def export_compact(
             parity, arithmetic = check(form, None)
             files = (describe_file(folder / form.file_name), describe_file(weights))
             records.append(EngineRecord(engine, form.backends, files, parity, arithmetic))
-        write_manifest(folder, describe_bundle(origin, generator.config, tiles, records, None))
+        write_manifest(folder, describe_bundle(origin, rounded, tiles, records, None))
     return read_bundle(destination)
 
 

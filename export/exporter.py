@@ -16,18 +16,18 @@ import onnx_ir as ir
 from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
+from ecea.export.exportable import Exportable, load_exportable
 from ecea.export.folder import check_bundle, check_scenes, describe_file, sha256, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
-from ecea.export.from_unet import load_exportable, what_draws
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
 from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
-from ecea.export.passes import PASSES, SIMPLIFYING, optimize
+from ecea.export.passes import optimize
 from ecea.export.plans.bundling import DEFAULT_BATCHES, build_plans, check_batches, prove_plans
 from ecea.export.plans.machine import machine_if
 from ecea.export.say import Say
 from ecea.export.trace import INPUTS, OUTPUTS, trace
 from ecea.export.weights import SharedWeights
-from ecea.model import CheckpointError, Generator, GeneratorConfig
+from ecea.model import CheckpointError
 from ecea.runtime.bundle import SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import RequestError
 
@@ -77,11 +77,11 @@ def export_bundle(
     check_scenes(target, scenes, scene_options or {})
     sizes = check_batches(batches)
     machine, no_plans = machine_if(tensorrt)
-    generator, origin = load_checkpoint(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
-    source = _prepare(generator, engines, scenes, scene_options or {}, say)
+    exportable, origin = load_checkpoint(checkpoint, num_heads, say), describe_checkpoint(checkpoint)
+    source = _prepare(exportable, engines, scenes, scene_options or {}, say)
     with whole_or_nothing(target) as folder:
         records = _write_engines(source, engines, int8_target_db, folder, say)
-        manifest = describe_bundle(origin, source.generator.config, source.tiles, records, source.calibration)
+        manifest = describe_bundle(origin, source.exportable, source.tiles, records, source.calibration)
         if machine is not None:
             build_plans(folder, manifest, machine, sizes, say)
             prove_plans(folder, manifest, source.tiles, source.expected, "PyTorch", say)
@@ -96,59 +96,50 @@ class _Source:
     """What engines are made of, and what they are compared with.
 
     Attributes:
-        generator: in PyTorch.
+        exportable: in PyTorch.
         model: the same in ONNX, optimized.
         tiles: to compare on.
         expected: what PyTorch makes of them, by output.
         calibration: for INT8; None where that is not exported.
     """
 
-    generator: Generator
+    exportable: Exportable
     model: ir.Model
     tiles: Tiles
     expected: dict[str, np.ndarray]
     calibration: Calibration | None
 
 
-def load_checkpoint(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Generator:
-    """The generator of a checkpoint, for an export: of a U-Net the one that draws what it draws.
+def load_checkpoint(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Exportable:
+    """The network of a checkpoint, for an export.
 
     Raises:
         RequestError: where the checkpoint cannot be read, or is of one that the runtime has no tiles for.
     """
     try:
-        generator = load_exportable(checkpoint, num_heads)
+        exportable = load_exportable(checkpoint, num_heads)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
-    config = generator.config
-    if (config.in_c, config.out_c) != (4, 3):
-        raise RequestError(
-            f"{checkpoint}: takes {config.in_c} and gives {config.out_c} channels, the runtime's tiles have "
-            "4 (image and mask) and 3: export a checkpoint of that configuration"
-        )
-    say(
-        f"checkpoint  {checkpoint}: {_count_parameters(generator) / 1e6:.2f} M parameters, "
-        f"tiles of {config.img_size} px"
-    )
-    return generator
+    say(f"checkpoint  {checkpoint}: {exportable.parameters / 1e6:.2f} M parameters, tiles of {exportable.tile_size} px")
+    return exportable
 
 
 def _prepare(
-    generator: Generator,
+    exportable: Exportable,
     engines: Sequence[str],
     scenes: Sequence[str | os.PathLike[str]],
     scene_options: dict[str, Any],
     say: Say,
 ) -> _Source:
-    with tile_sources(scenes, generator.config.img_size, scene_options) as sources:
+    with tile_sources(scenes, exportable.tile_size, scene_options) as sources:
         tiles = parity_tiles(sources)
         calibration = _calibrate(sources, tiles, say) if "int8" in engines else None
-    expected = reference(generator, tiles)
+    expected = reference(exportable.network, tiles)
     say(f"reference   PyTorch on {len(tiles.image)} tiles of {tiles.source}")
-    model = trace(generator)
-    optimize(model, (*SIMPLIFYING, *PASSES))
+    model = trace(exportable.network, exportable.tile_size)
+    optimize(model)
     say("traced      to ONNX")
-    return _Source(generator, model, tiles, expected, calibration)
+    return _Source(exportable, model, tiles, expected, calibration)
 
 
 def _calibrate(sources: Sequence[Source], tiles: Tiles, say: Say) -> Calibration:
@@ -167,7 +158,7 @@ def _write_engines(
     source: _Source, engines: Sequence[str], int8_target_db: float, folder: Path, say: Say
 ) -> list[EngineRecord]:
     """Write the files of all engines; each has been run where it can be."""
-    check = Checker(folder, source.generator, source.tiles, source.expected, say)
+    check = Checker(folder, source.exportable.network, source.tiles, source.expected, say)
     records: list[EngineRecord] = []
     for engine in engines:
         if source.calibration is not None and engine == "int8":
@@ -246,7 +237,7 @@ def describe_checkpoint(path: Path) -> dict[str, str]:
 
 def describe_bundle(
     checkpoint: dict[str, str],
-    config: GeneratorConfig,
+    exportable: Exportable,
     tiles: Tiles,
     records: Sequence[EngineRecord],
     calibration: Calibration | None,
@@ -254,19 +245,15 @@ def describe_bundle(
     """The manifest: what a bundle says of itself, but for plans."""
     return {
         "schema": SCHEMA_VERSION,
-        "configuration": dataclasses.asdict(config),
+        "configuration": exportable.configuration,
         "checkpoint": checkpoint,
-        "inputs": _describe(INPUTS, (3, 1, 1), config.img_size),
-        "outputs": _describe(OUTPUTS, (3, 1), config.img_size),
+        "inputs": _describe(INPUTS, (3, 1, 1), exportable.tile_size),
+        "outputs": _describe(OUTPUTS, (3, 1), exportable.tile_size),
         "engines": [dataclasses.asdict(record) for record in records],
         "parity_tiles": {"count": len(tiles.image), "source": tiles.source, "sha256": _hash_tiles(tiles)},
         "calibration": _describe_calibration(calibration),
         "made_with": _versions(),
     }
-
-
-def _count_parameters(generator: Generator) -> int:
-    return sum(parameter.numel() for parameter in what_draws(generator).parameters())
 
 
 def _describe(names: Sequence[str], channels: Sequence[int], size: int) -> list[dict[str, Any]]:

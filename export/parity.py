@@ -16,7 +16,7 @@ import torch
 
 from ecea.calibration import Source
 from ecea.export.trace import OUTPUTS
-from ecea.model import Generator
+from ecea.model import Generator, UNet
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.inpaint import scene_tiles
 from ecea.runtime.sample import write_sample_scene
@@ -113,13 +113,13 @@ def parity_tiles(sources: Sequence[Source]) -> Tiles:
     return Tiles(image, edge, mask, names)
 
 
-def reference(generator: Generator, tiles: Tiles) -> dict[str, Tensor]:
+def reference(network: Generator | UNet, tiles: Tiles) -> dict[str, Tensor]:
     """What PyTorch makes of the tiles, one at a time, in float32."""
     parts: dict[str, list[Tensor]] = {name: [] for name in OUTPUTS}
     with torch.inference_mode():
         for i in range(TILES):
             inputs = (torch.from_numpy(x[i : i + 1]) for x in tiles.first(TILES))
-            for name, output in zip(OUTPUTS, generator(*inputs), strict=True):
+            for name, output in zip(OUTPUTS, network(*inputs), strict=True):
                 parts[name].append(output.numpy())
     return {name: np.concatenate(part) for name, part in parts.items()}
 

@@ -1,4 +1,4 @@
-"""Tracing the generator to ONNX."""
+"""Tracing a network to ONNX."""
 
 import logging
 import warnings
@@ -8,35 +8,35 @@ import torch
 
 from ecea.export.attention_function import STANDARD_OPSET, add_function_body, translate_attention
 from ecea.kernels.op import expectation_attention
-from ecea.model import Generator
+from ecea.model import Generator, UNet
 
 INPUTS = ("image", "edge", "mask")
 OUTPUTS = ("out", "out_edge")
+
+_CHANNELS = (3, 1, 1)
 
 # An example of batch 1 would be traced as a model for batch 1, whatever is said of dynamic shapes.
 _EXAMPLE_BATCH = 2
 
 
-def trace(generator: Generator, *, fold: bool = True) -> ir.Model:
-    """Trace a generator to an ONNX model of any batch size.
+def trace(network: Generator | UNet, tile_size: int, *, fold: bool = True) -> ir.Model:
+    """Trace a network to an ONNX model of any batch size.
 
     Attention becomes one node ``ecea::ExpectationAttention`` each, with a function body of standard operators. The
     published clip of its result to an interval around itself is the identity and is not exported.
 
     Args:
-        generator: in eval mode; it shares its weights with the result.
+        network: in eval mode; it shares its weights with the result.
+        tile_size: S, in px.
         fold: compute what depends on weights alone, batch norms into convolutions among it; if not, every weight is one
-            of the generator's as it is.
+            of the network's as it is.
 
     Returns:
         A model with inputs ``image`` (B, 3, S, S), ``edge`` and ``mask`` (B, 1, S, S) and outputs ``out``
         (B, 3, S, S) and ``out_edge`` (B, 1, S, S), float32.
     """
-    config = generator.config
-    traced = Generator(config, attention=expectation_attention).eval()
-    traced.load_state_dict(generator.state_dict(), assign=True)
-    size = config.img_size
-    examples = tuple(torch.zeros(_EXAMPLE_BATCH, channels, size, size) for channels in (config.in_c - 1, 1, 1))
+    traced = _with_operator(network) if isinstance(network, Generator) else network
+    examples = tuple(torch.zeros(_EXAMPLE_BATCH, channels, tile_size, tile_size) for channels in _CHANNELS)
     batch = {0: torch.export.Dim("batch", min=1)}
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # of deprecations inside the exporter, nothing that a user can change
@@ -58,6 +58,13 @@ def trace(generator: Generator, *, fold: bool = True) -> ir.Model:
     model: ir.Model = program.model
     add_function_body(model)
     return model
+
+
+def _with_operator(generator: Generator) -> Generator:
+    """The same generator, attention as the custom operator."""
+    traced = Generator(generator.config, attention=expectation_attention).eval()
+    traced.load_state_dict(generator.state_dict(), assign=True)
+    return traced
 
 
 class _quiet:  # noqa: N801

@@ -97,11 +97,12 @@ def _most_likely(filled: Tensor, gaps: Tensor) -> Tensor:
     """Bring each pixel in a gap to what is expected of it, by Chebyshev's semi-iteration (Golub and Varga, 1961)."""
     channels = filled.shape[1]
     weights = torch.tensor(EXPECTED, dtype=filled.dtype, device=filled.device).expand(channels, 1, -1, -1)
-    change = torch.zeros_like(filled)
+    change = None
     for momentum, pace in _chebyshev(_SMALLEST, _LARGEST, _STEPS):
         # Computed anew each time, not updated by what the change does to it: in FP16, that is 7 dB worse.
         short = F.conv2d(F.pad(filled, (_RADIUS,) * 4, mode="replicate"), weights, groups=channels) - filled
-        change = momentum * change + pace * torch.where(gaps, short, 0.0)
+        step = pace * torch.where(gaps, short, 0.0)
+        change = step if change is None else momentum * change + step
         filled = filled + change
     return filled
 

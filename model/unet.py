@@ -52,7 +52,8 @@ class UNet(nn.Module):
         filled = smooth_fill(image, mask) if smooth is None else smooth
         level, contrast = level_and_contrast(filled)
         change = self._draw(torch.cat([(filled - level) / contrast, mask], dim=1))
-        return (filled + contrast * change).clamp(0, 1), edge
+        # A copy, because what an exported graph is given cannot be what it gives.
+        return (filled + contrast * change).clamp(0, 1), edge.clone()
 
     def _draw(self, x: Tensor) -> Tensor:
         x = self.first(x)

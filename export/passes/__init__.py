@@ -1,7 +1,7 @@
 """Exact rewrites of the exported graph: the same function in exact arithmetic, in fewer or better-suited operations.
 
 Each pass is a function ``pass_(model) -> int`` that changes the model in place and returns in how many places.
-``SIMPLIFYING`` and ``PASSES`` serve every engine and backend, ``FLOATING`` and ``QUANTIZED`` one kind of engine,
+``PASSES`` serve every engine and backend, ``FLOATING`` and ``QUANTIZED`` one kind of engine,
 ``FOR_BACKEND`` and ``FOR_BACKEND_QUANTIZED`` one backend's engines of either kind; ``optimize`` runs them.
 
 Not here: BatchNorm is folded by the exporter's optimizer, and the identity clip of expectation attention is never
@@ -34,7 +34,6 @@ from ecea.export.passes.token_mixing import (
 )
 from ecea.export.passes.upsampling import upsampling_to_transposed_convolution
 from ecea.export.passes.winograd import convolution_by_winograd, row_convolution_before_interleaving
-from ecea.export.passes.zeros import drop_what_comes_to_nothing
 
 Pass = Callable[[ir.Model], int]
 
@@ -54,10 +53,6 @@ PASSES: tuple[Pass, ...] = (
     fold_attention_scale,
     fold_edge_bias,
 )
-
-# Before all others. In every refining generator it finds one term, of the smooth fill's first step, which has none
-# before it; of one that adds nothing to a U-Net it leaves the U-Net.
-SIMPLIFYING: tuple[Pass, ...] = (drop_what_comes_to_nothing,)
 
 # A transposed convolution takes fewer products; but runtimes have an integer form of the plain one alone.
 FLOATING: tuple[Pass, ...] = (upsampling_to_transposed_convolution,)

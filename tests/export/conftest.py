@@ -59,7 +59,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     config = GeneratorConfig(img_size=64, embed_dim=32, depth=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
     torch.save(untrained_state_dict(config, seed=11), checkpoint)
     generator = load_generator(checkpoint)
-    traced = trace(generator)
+    traced = trace(generator, config.img_size)
     optimized = traced.clone()
     optimize(optimized)
     with tile_sources([], config.img_size, {}) as sources:
@@ -79,7 +79,7 @@ def one_torch_thread() -> Iterator[None]:
 def quick_export(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports of the small generator take the trace, the tiles and the reference that are already there."""
     expected = dict(zip(OUTPUTS, small.expected, strict=True))
-    monkeypatch.setattr(exporter, "trace", lambda generator: small.traced.clone())
+    monkeypatch.setattr(exporter, "trace", lambda network, tile_size: small.traced.clone())
     monkeypatch.setattr(exporter, "parity_tiles", lambda sources: small.tiles)
     monkeypatch.setattr(exporter, "reference", lambda generator, tiles: expected)
 
@@ -88,7 +88,7 @@ def quick_export(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
 def exported(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small generator as a bundle, exported from the trace that is already there; not to be changed."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(exporter, "trace", lambda generator: small.traced.clone())
+        patch.setattr(exporter, "trace", lambda network, tile_size: small.traced.clone())
         return exporter.export_bundle(
             small.checkpoint, tmp_path_factory.mktemp("bundles") / "small.ecea", int8_target_db=INT8_TARGET_DB
         )

@@ -66,8 +66,8 @@ class Bench:
         has = ("bf16", "f32") if native else ("f32",)
         self.monkeypatch.setattr(checking, "native_arithmetic", lambda: has)
         expected = dict(zip(OUTPUTS, self.small.expected, strict=True))
-        generator: Any = Mock(coarse=None)
-        check = Checker(Path(), generator, self.small.tiles, expected, self.said.append)
+        network: Any = Mock()
+        check = Checker(Path(), network, self.small.tiles, expected, self.said.append)
         entries, good = check(form, None if target_db is None else {"target_db": target_db})
         return [(entry["backend"], entry["arithmetic"], entry["output"]) for entry in entries], good
 

@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ecea.export.compact_bundle import WEIGHTS, export_compact, refer_to
-from ecea.export.from_unet import TILE
+from ecea.export.exportable import UNET_TILE
 from ecea.model import GeneratorConfig, UNet, load_generator, load_unet
-from ecea.model.config import RESIDUAL_SCALE
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime.bundle import MANIFEST_NAME, Bundle
 from ecea.runtime.engine import open_engine
@@ -79,25 +78,14 @@ def test_of_a_u_net_the_u_net_alone_is_stored(tmp_path: Path) -> None:
     bundle = export_compact(tmp_path / "U.pth", tmp_path / "U.ecea")
     assert load_unet(bundle.path / WEIGHTS, 3).widths == (4, 6, 8)
     assert load_file(bundle.path / WEIGHTS).keys() == unet.state_dict().keys()
-    mask = torch.zeros(1, 1, TILE, TILE)
+    mask = torch.zeros(1, 1, UNET_TILE, UNET_TILE)
     mask[..., 40:48, :] = 1
-    image, edge = torch.rand(1, 3, TILE, TILE) * (1 - mask), torch.zeros(1, 1, TILE, TILE)
+    image, edge = torch.rand(1, 3, UNET_TILE, UNET_TILE) * (1 - mask), torch.zeros(1, 1, UNET_TILE, UNET_TILE)
     with torch.inference_mode():
         expected = load_unet(bundle.path / WEIGHTS, 3)(image, edge, mask)[0].numpy()
     for backend in ("openvino", "cpu"):
         with open_engine(bundle.path, engine="fp32", backend=backend) as opened:
             assert opened.infer(image.numpy(), edge.numpy(), mask.numpy())[0] == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_silent_generator_that_no_u_net_makes_is_stored_whole(tmp_path: Path) -> None:
-    """Its tiles are not those of a U-Net's bundle, nor need its edge map be blank."""
-    config = dataclasses.replace(CONFIG, coarse=(4, 6, 8))
-    state = untrained_state_dict(config, seed=7)
-    state[RESIDUAL_SCALE].zero_()
-    torch.save(state, tmp_path / "G.pth")
-    bundle = export_compact(tmp_path / "G.pth", tmp_path / "G.ecea")
-    assert bundle.tile_size == config.img_size == 64
-    assert load_file(bundle.path / WEIGHTS).keys() == state.keys()
 
 
 def refusal(checkpoint: Path) -> str:

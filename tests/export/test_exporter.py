@@ -251,7 +251,7 @@ def traced_in_vain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Refusals come before the long work."""
     if "refused" in request.node.name:
 
-        def trace(generator: Any) -> None:
+        def trace(network: Any, tile_size: int) -> None:
             raise AssertionError("traced, only to be refused")
 
         monkeypatch.setattr(exporter, "trace", trace)

@@ -201,7 +201,7 @@ def write(path: Path, values: NDArray[Any], nodata: float) -> Path:
 def calibrated(small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """``calibrated(scene)``: the manifest and what was said; everything but the engines is made."""
     expected = dict(zip(OUTPUTS, small.expected, strict=True))
-    monkeypatch.setattr(exporter, "trace", lambda generator: small.traced.clone())
+    monkeypatch.setattr(exporter, "trace", lambda network, tile_size: small.traced.clone())
     monkeypatch.setattr(exporter, "reference", lambda generator, tiles: expected)
     monkeypatch.setattr(exporter, "_write", lambda *arguments: [])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from ecea.export.parity import (
     reference,
     tile_sources,
 )
-from ecea.export.passes import Pass
 from ecea.export.trace import OUTPUTS
 from ecea.runtime.backends.cpu import CpuSession
 from ecea.runtime.errors import EceaError, RequestError
@@ -277,8 +276,8 @@ def test_a_wrong_graph_is_never_a_bundle(
 ) -> None:
     optimize = exporter.optimize
 
-    def wrongly(model: ir.Model, passes: Sequence[Pass]) -> None:
-        optimize(model, passes)
+    def wrongly(model: ir.Model) -> None:
+        optimize(model)
         skip_overwritten(model)
 
     monkeypatch.setattr(exporter, "optimize", wrongly)

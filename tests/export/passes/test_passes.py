@@ -109,7 +109,7 @@ def traced(request: pytest.FixtureRequest) -> Traced:
     with torch.no_grad():
         inputs = [tiles(batch, CONFIG.img_size) for batch in BATCHES]
         pytorch = [[t.numpy() for t in generator(*map(torch.from_numpy, x.values()))] for x in inputs]
-    model = trace(generator)
+    model = trace(generator, CONFIG.img_size)
     return Traced(generator, model, pytorch, run(model))
 
 
@@ -271,7 +271,7 @@ def test_batch_stays_dynamic(traced: Traced) -> None:
 @pytest.mark.slow
 def test_full_size(golden_network: Callable[[str], Any]) -> None:
     golden = golden_network("network_default")
-    model = trace(golden.generator)
+    model = trace(golden.generator, golden.generator.config.img_size)
     changes = optimize(model) | optimize(model, FOR_BACKEND["cpu"])
     assert all(changes.values()), changes
     inputs = dict(zip(("image", "edge", "mask"), golden.inputs, strict=True))
