@@ -23,7 +23,7 @@ from ecea.runtime import inpaint, open_engine
 from ecea.runtime.bundle import read_bundle
 from ecea.runtime.cli import DEFAULT_STREAMS
 from ecea.runtime.engine import Engine, usable_processors
-from ecea.runtime.inpaint import scene_tiles
+from ecea.runtime.filling import scene_tiles
 from ecea.runtime.slc_off import slc_off_gaps
 from ecea.runtime.tiles import default_overlap
 

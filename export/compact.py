@@ -3,6 +3,11 @@
 python -m ecea.export.compact CHECKPOINT NAME.ecea
 """
 
+if __name__ == "__main__":  # before what takes time to import
+    from ecea.runtime.entry import end_when_stopped
+
+    end_when_stopped("python -m ecea.export.compact")
+
 from pathlib import Path
 from typing import Annotated
 

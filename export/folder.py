@@ -46,7 +46,7 @@ def check_scenes(target: Path, scenes: Sequence[str | os.PathLike[str]], options
     Args:
         target: the bundle.
         scenes: rasters that are to be read.
-        options: of :func:`ecea.runtime.inpaint.scene_tiles`.
+        options: of :func:`ecea.runtime.filling.scene_tiles`.
 
     Raises:
         RequestError: where it holds a scene, a mask or what a scene is made of, or a scene cannot be opened.

@@ -18,7 +18,7 @@ from ecea.calibration import Source
 from ecea.export.trace import OUTPUTS
 from ecea.model import Generator, UNet
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.inpaint import scene_tiles
+from ecea.runtime.filling import scene_tiles
 from ecea.runtime.sample import write_sample_scene
 
 Tensor = npt.NDArray[np.float32]
@@ -88,7 +88,7 @@ def tile_sources(
     Args:
         scenes: rasters with gaps; none for the sample scene.
         size: side of a tile.
-        options: of :func:`ecea.runtime.inpaint.scene_tiles`.
+        options: of :func:`ecea.runtime.filling.scene_tiles`.
     """
     with tempfile.TemporaryDirectory() as folder:
         if not scenes:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, report, say, sentence, sentences, start
 from ecea.runtime.engine import Engine, by_reason, open_engine, usable_processors
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.inpaint import OnRows, Result, inpaint, mask_or_default
+from ecea.runtime.filling import OnRows, Result, inpaint, mask_or_default
 from ecea.runtime.paths import is_read_through, same_file
 from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn, get_origin
 
 import typer
 
+from ecea.runtime.entry import INTERRUPTED, on_stop
 from ecea.runtime.errors import EceaError, RequestError
 
 # The base of what typer raises on options that it cannot parse; not every version of typer names it.
@@ -153,9 +154,7 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
 
     0 done; 1 the work failed or was interrupted; 2 the request was wrong.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+    usual_handlers = on_stop(_interrupt)
     usual_hook, sys.unraisablehook = sys.unraisablehook, _again_if_lost
     try:
         yield
@@ -164,7 +163,7 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
     except EceaError as error:
         raise typer.Exit(report(command, error, debug)) from error
     except KeyboardInterrupt as error:
-        print(f"{command}: interrupted: what was not finished was not written", file=sys.stderr)
+        print(f"{command}: {INTERRUPTED}", file=sys.stderr)
         raise typer.Exit(EceaError.exit_status) from error
     except BrokenPipeError as error:  # who reads our output has gone, as `| head` does
         _discard_stdout()
@@ -173,6 +172,8 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
         raise typer.Exit(report(command, error, debug)) from error
     finally:
         sys.unraisablehook = usual_hook
+        for number, handler in usual_handlers.items():
+            signal.signal(number, handler)
 
 
 def report(command: str, error: Exception, debug: bool) -> int:

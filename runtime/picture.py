@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import
+    from ecea.runtime.entry import end_when_stopped
+
+    end_when_stopped("python -m ecea.runtime.picture")
+
 from pathlib import Path
 
 import cv2

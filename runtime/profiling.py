@@ -11,7 +11,7 @@ import numpy as np
 
 from ecea.runtime.backends.layers import LayerTime
 from ecea.runtime.engine import Engine, usable_processors
-from ecea.runtime.inpaint import inpaint, scene_tiles
+from ecea.runtime.filling import inpaint, scene_tiles
 from ecea.runtime.sample import write_sample_scene
 
 PERCENTILES = (50, 90, 99)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ecea.runtime.engine import by_reason
-from ecea.runtime.inpaint import Result
+from ecea.runtime.filling import Result
 from ecea.runtime.picture import before_after
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.writer import check_destination, written_whole

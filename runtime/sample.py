@@ -8,6 +8,11 @@ arrays and matrix products would not.)
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import
+    from ecea.runtime.entry import end_when_stopped
+
+    end_when_stopped("python -m ecea.runtime.sample")
+
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -54,7 +54,7 @@ for backend in ("cpu", "openvino"):
 LIST = f"""
 import sys, time
 start = time.perf_counter()
-import ecea.runtime
+from ecea.runtime import inpaint, open_engine
 print(f"{{time.perf_counter() - start:.2f}}")
 print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {set(HEAVY)!r}))
 """

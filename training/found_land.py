@@ -7,6 +7,11 @@ indexes hold them; those that are missing are passed over. FOLDER gets a raster 
 resolution, and ``land.toml``, a list of them for ``ecea-train``.
 """
 
+if __name__ == "__main__":  # before what takes time to import
+    from ecea.runtime.entry import end_when_stopped
+
+    end_when_stopped("python -m ecea.training.found_land")
+
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence

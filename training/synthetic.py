@@ -9,6 +9,11 @@ Brightness is in no unit until a scene is done: layers are drawn over one anothe
 is stretched to 8 bits at the end.
 """
 
+if __name__ == "__main__":  # before what takes time to import
+    from ecea.runtime.entry import end_when_stopped
+
+    end_when_stopped("python -m ecea.training.synthetic")
+
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path

@@ -6,9 +6,11 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,13 @@ MODULES = {
     "ecea-evaluate": "ecea.training.evaluation.cli",
     "ecea-train": "ecea.training.cli",
 }
+
+_PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+ENTRIES = {
+    command: f"from {place.partition(':')[0]} import {place.partition(':')[2]} as command; command()"
+    for command, place in tomllib.loads(_PROJECT.read_text())["project"]["scripts"].items()
+}
+"""What the commands do that an installation makes."""
 
 TILE = 32
 SECONDS = 300  # until a process counts as hung
@@ -55,10 +64,9 @@ def run(tmp_path: Path) -> Callable[..., Finished]:
     """``run(command, *arguments, env={...})`` in ``tmp_path``; no bundle is named in its environment."""
 
     def start(command: str, *arguments: object, env: Mapping[str, str] | None = None) -> Finished:
-        code = f"from {MODULES[command]} import main; main()"
         inherited = {name: value for name, value in os.environ.items() if name != "ECEA_BUNDLE"}
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [sys.executable, "-c", ENTRIES[command], *map(str, arguments)],
             cwd=tmp_path,
             env={**inherited, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -94,13 +102,33 @@ def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
     """``without("openvino", ...)``: an environment in which these modules are there and fail to import."""
 
     def environment(*modules: str) -> dict[str, str]:
-        folder = tmp_path / "broken"
-        folder.mkdir()
-        for module in modules:
-            (folder / f"{module}.py").write_text(f"raise ImportError('no lib{module}.so on this machine')\n")
-        return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+        return _shadowed(
+            tmp_path, {module: f"raise ImportError('no lib{module}.so on this machine')" for module in modules}
+        )
 
     return environment
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Callable[[int], dict[str, str]]]:
+    """``stopped(number)``: an environment in which a process is sent a signal as soon as it imports what takes time."""
+
+    def environment(number: int) -> dict[str, str]:
+        code = f"import os, time; os.kill(os.getpid(), {number}); time.sleep(60)"
+        return _shadowed(tmp_path, dict.fromkeys(("cv2", "numpy", "rasterio", "rich", "torch", "typer"), code))
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    yield environment
+    signal.signal(signal.SIGINT, usual)
+
+
+def _shadowed(folder: Path, modules: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which other code stands for some modules."""
+    place = folder / "broken"
+    place.mkdir()
+    for module, code in modules.items():
+        (place / f"{module}.py").write_text(f"{code}\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))}
 
 
 def _model() -> onnx.ModelProto:

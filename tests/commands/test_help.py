@@ -1,5 +1,6 @@
 """``-h`` names every option, at once, and without what the command's work needs."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,25 @@ def test_what_cannot_be_parsed_is_one_sentence(
     sentence = run(command, *arguments).sentence()
     assert named in sentence
     assert sentence.endswith(f": see {command} -h")
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("ecea-run", signal.SIGINT),
+        ("ecea-run", signal.SIGTERM),
+        ("ecea-run", signal.SIGHUP),
+        ("ecea-export", signal.SIGINT),
+        ("ecea-profile", signal.SIGTERM),
+        ("ecea-train", signal.SIGINT),
+        ("ecea-evaluate", signal.SIGTERM),
+    ],
+)
+def test_a_command_that_is_stopped_while_it_imports(
+    command: str, number: int, run: Callable[..., Any], stopped: Callable[[int], dict[str, str]]
+) -> None:
+    said = run(command, "-h", env=stopped(number)).sentence(status=1)
+    assert said == "interrupted: what was not finished was not written"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")

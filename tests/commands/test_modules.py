@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -47,6 +48,14 @@ def test_help_and_wrong_arguments(module: str, tmp_path: Path) -> None:
     assert "unexpected extra argument" in sentence(extra, module)
     assert "No such option: --colour" in sentence(start(tmp_path, module, *MODULES[module], "--colour"), module)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_that_is_stopped_while_it_imports(
+    module: str, tmp_path: Path, stopped: Callable[[int], dict[str, str]]
+) -> None:
+    said = sentence(start(tmp_path, module, "-h", env=stopped(signal.SIGINT)), module, status=1)
+    assert said == "interrupted: what was not finished was not written"
 
 
 @pytest.mark.parametrize(

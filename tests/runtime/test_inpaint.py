@@ -1,6 +1,5 @@
 """Whole scenes: what is filled, with what, and that nothing else changes."""
 
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio._env import get_gdal_config
 
-from ecea.runtime import inpaint
-from ecea.runtime.inpaint import scene_tiles
+from ecea.runtime import filling, inpaint
+from ecea.runtime.filling import scene_tiles
 from ecea.runtime.writer import geotiff_like
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
@@ -223,7 +222,7 @@ def test_the_end_of_the_writing_is_counted_as_writing(tmp_path, striped, engine_
             yield write
             time.sleep(0.2)
 
-    monkeypatch.setattr(sys.modules["ecea.runtime.inpaint"], "geotiff_like", slow)
+    monkeypatch.setattr(filling, "geotiff_like", slow)
     assert inpaint(striped[0], tmp_path / "o.tif", engine_of(0.5)).seconds["writing"] >= 0.2
 
 

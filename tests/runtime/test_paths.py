@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from ecea.runtime.errors import RequestError
-from ecea.runtime.inpaint import inpaint
+from ecea.runtime.filling import inpaint
 from ecea.runtime.scene import Scene
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import rasterio
 
 from ecea.runtime.engine import Engine
-from ecea.runtime.inpaint import inpaint
+from ecea.runtime.filling import inpaint
 from ecea.runtime.masks import Mask
 from ecea.training.evaluation.baselines import fill
 from ecea.training.evaluation.metrics import published_levels
