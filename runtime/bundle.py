@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecea.runtime.errors import RequestError
+from ecea.runtime.fields import Field, FieldError
 from ecea.runtime.paths import is_special
 
 SCHEMA_VERSION = 1
@@ -150,30 +151,27 @@ def read_bundle(path: Path) -> Bundle:
             "written by ecea-export"
         ) from error
     try:
-        manifest = json.loads(raw)
-        schema = int(manifest["schema"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise RequestError(f"{manifest_path}: is damaged: export the bundle again") from error
+        manifest = Field(json.loads(raw))
+        _check_schema(manifest_path, manifest["schema"].integer(1))
+        return Bundle(
+            path=path,
+            sha256=hashlib.sha256(raw).hexdigest(),
+            configuration=_configuration(manifest),
+            engines=_engines(manifest["engines"]),
+        )
+    except (ValueError, RecursionError) as error:
+        what = error if isinstance(error, FieldError) else f"is not JSON ({error})"
+        raise RequestError(
+            f"{manifest_path}: {what}: the bundle is damaged; copy it again, whole, or export it again"
+        ) from error
+
+
+def _check_schema(manifest_path: Path, schema: int) -> None:
     if schema > SCHEMA_VERSION:
         raise RequestError(
             f"{manifest_path}: has schema {schema}, this version of ecea reads schemas up to {SCHEMA_VERSION}: "
             "upgrade ecea, or export the bundle again with this version"
         )
-    try:
-        bundle = Bundle(
-            path=path,
-            sha256=hashlib.sha256(raw).hexdigest(),
-            configuration=dict(manifest["configuration"]),
-            engines=tuple(_engine_record(entry) for entry in manifest["engines"]),
-        )
-        if not 1 <= bundle.tile_size <= MAX_TILE_SIZE or schema < 1:
-            raise ValueError("tile size")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        what = error if isinstance(error, KeyError | ValueError) else "an entry"  # the others speak of Python alone
-        raise RequestError(
-            f"{manifest_path}: lacks or garbles {what}, which schema {schema} demands: export the bundle again"
-        ) from error
-    return bundle
 
 
 def check_sizes(bundle: Bundle, record: EngineRecord) -> Path:
@@ -226,59 +224,73 @@ def _unreadable(path: Path, error: OSError) -> RequestError:
     )
 
 
-def _engine_record(entry: Mapping[str, Any]) -> EngineRecord:
-    files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in entry["files"])
-    if not files or not all(_is_plain(f.name) and f.size >= 0 for f in files):
-        raise ValueError("the files of an engine")
-    backends = tuple(map(str, entry["backends"]))
-    if entry.get("plan") is not None:
-        _demand("backends", list(backends), backends == ("tensorrt",), "tensorrt alone")
+def _configuration(manifest: Field) -> dict[str, object]:
+    size = manifest["configuration"]["img_size"].integer(1, MAX_TILE_SIZE)
+    for tensors in (manifest["inputs"], manifest["outputs"]):
+        for tensor in tensors if tensors.given else ():
+            shape = tensor["shape"]
+            good = isinstance(shape.value, list) and shape.value[-2:] == [size, size]
+            shape.demand(good, f"one that ends in {size}, {size}, as configuration.img_size says")
+    return manifest["configuration"].mapping()
+
+
+def _engines(entries: Field) -> tuple[EngineRecord, ...]:
+    engines = tuple(_engine_record(entry) for entry in entries)
+    entries.demand(len(engines) > 0, "one engine or more")
+    return engines
+
+
+def _engine_record(entry: Field) -> EngineRecord:
+    files = tuple(_file(file) for file in entry["files"])
+    entry["files"].demand(len(files) > 0, "one file or more")
+    backends = tuple(backend.text() for backend in entry["backends"])
+    parity, arithmetic, quantization, plan = (entry[name] for name in ("parity", "arithmetic", "quantization", "plan"))
+    if plan.given:
+        entry["backends"].demand(backends == ("tensorrt",), "tensorrt alone, which runs plans")
     return EngineRecord(
-        engine=str(entry["engine"]),
+        engine=entry["engine"].text(),
         backends=backends,
         files=files,
-        parity=tuple(entry.get("parity", ())),
-        arithmetic=tuple(map(str, entry.get("arithmetic", ("f32",)))),
-        quantization=entry.get("quantization"),
-        plan=_plan_record(entry["plan"], files) if entry.get("plan") is not None else None,
+        parity=tuple(measured.mapping() for measured in parity) if parity.given else (),
+        arithmetic=tuple(kind.text() for kind in arithmetic) if arithmetic.given else ("f32",),
+        quantization=quantization.mapping() if quantization.given else None,
+        plan=_plan_record(plan, files) if plan.given else None,
     )
 
 
-def _plan_record(entry: object, files: tuple[BundleFile, ...]) -> PlanRecord:
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"a plan ({entry!r}, expected what it was built with)")
+def _file(entry: Field) -> BundleFile:
+    name = entry["name"]
+    name.demand(_is_plain(name.text()), "the name of a file beside the manifest")
+    return BundleFile(name.text(), entry["sha256"].text(), entry["size"].integer(0))
+
+
+def _plan_record(entry: Field, files: tuple[BundleFile, ...]) -> PlanRecord:
     # Plans are programs: one that is not among the files with a hash is not named here either.
     by_name = {file.name: file for file in files}
-    batches, memory = entry["batches"], entry["device_memory_bytes"]
-    for field in ("tensorrt", "gpu", "driver"):
-        _demand(field, entry[field], isinstance(entry[field], str) and entry[field] != "", "a name")
-    capability = entry["compute_capability"]
-    _demand("compute_capability", capability, bool(re.fullmatch(r"\d+\.\d+", str(capability))), "one such as 9.0")
-    _demand("batches", batches, _is_by_batch(batches), "files by tiles in a batch, 1 or more")
-    _demand("batches", batches, all(name in by_name for name in batches.values()), "names of the engine's files")
-    _demand("device_memory_bytes", memory, _is_by_batch(memory) and memory.keys() == batches.keys(), "bytes by batch")
-    half_layers = float(entry["half_layers"])
-    _demand("half_layers", half_layers, 0 <= half_layers <= 1, "0 to 1")
+    batches, memory = _by_batch(entry["batches"]), _by_batch(entry["device_memory_bytes"])
+    for name in batches.values():
+        name.demand(name.text() in by_name, "one of the engine's files")
+    entry["device_memory_bytes"].demand(memory.keys() == batches.keys(), f"bytes for each of {sorted(batches)} tiles")
+    capability, half_layers, plugin = (entry[name] for name in ("compute_capability", "half_layers", "plugin_sha256"))
+    capability.demand(re.fullmatch(r"\d+\.\d+", capability.text()) is not None, "one such as 9.0")
     return PlanRecord(
-        tensorrt=entry["tensorrt"],
-        gpu=entry["gpu"],
-        compute_capability=str(capability),
-        driver=entry["driver"],
-        batches={int(batch): by_name[name] for batch, name in batches.items()},
-        plugin_sha256=entry["plugin_sha256"],
-        half_layers=half_layers,
-        device_memory_bytes={int(batch): int(size) for batch, size in memory.items()},
+        tensorrt=entry["tensorrt"].text(),
+        gpu=entry["gpu"].text(),
+        compute_capability=capability.text(),
+        driver=entry["driver"].text(),
+        batches={batch: by_name[name.text()] for batch, name in batches.items()},
+        plugin_sha256=plugin.text() if plugin.given else None,
+        half_layers=half_layers.number(0, 1),
+        device_memory_bytes={batch: size.integer(0) for batch, size in memory.items()},
     )
 
 
-def _is_by_batch(entry: object) -> bool:
-    """Whether the keys are batch sizes, written as numbers are: 4, not 04."""
-    return isinstance(entry, Mapping) and bool(entry) and all(re.fullmatch(r"[1-9]\d{0,5}", key) for key in entry)
-
-
-def _demand(field: str, found: object, good: bool, expected: str) -> None:
-    if not good:
-        raise ValueError(f"a plan's {field} ({found!r}, expected {expected})")
+def _by_batch(entry: Field) -> dict[int, Field]:
+    """Fields by batch sizes, which are written as numbers are: 4, not 04."""
+    sizes = entry.mapping()
+    good = len(sizes) > 0 and all(re.fullmatch(r"[1-9]\d{0,5}", size) for size in sizes)
+    entry.demand(good, "tiles in a batch, 1 or more, with a value for each")
+    return {int(size): entry[size] for size in sizes}
 
 
 def _is_plain(name: str) -> bool:
