@@ -108,8 +108,17 @@ class Bundle:
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder is one, or was before it was damaged."""
-    return folder.suffix == SUFFIX and (folder / MANIFEST_NAME).is_file()
+    """Whether a folder is one, whatever its name, or by its name was one before its manifest was damaged."""
+    manifest = folder / MANIFEST_NAME
+    if not os.path.isfile(manifest):  # noqa: PTH113 which raises where the folder may not be entered
+        return False
+    if folder.suffix == SUFFIX:
+        return True
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= {"schema", "configuration", "engines"}
 
 
 def find_bundle(path: str | os.PathLike[str] | None) -> tuple[Path, str]:

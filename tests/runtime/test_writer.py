@@ -350,3 +350,14 @@ def test_nothing_is_written_into_a_bundle(tmp_path):
     for path in (bundle / "manifest.json", bundle / "o.tif", tmp_path / "link" / "o.tif"):
         with pytest.raises(RequestError, match="lies in a bundle"):
             check_destination(path)
+
+
+def test_a_bundle_is_known_by_its_manifest(tmp_path, tiny_bundle):
+    renamed, other = tiny_bundle("site"), tmp_path / "web"
+    other.mkdir()
+    for path in (renamed / "manifest.json", renamed / "o.tif"):
+        with pytest.raises(RequestError, match="lies in a bundle"):
+            check_destination(path)
+    for manifest in ('{"name": "a page", "icons": []}', "[]", "{"):
+        (other / "manifest.json").write_text(manifest)
+        check_destination(other / "o.tif")
