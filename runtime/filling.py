@@ -14,7 +14,7 @@ import rasterio
 from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import Engine
 from ecea.runtime.errors import RequestError
-from ecea.runtime.paths import check_name, is_read_through
+from ecea.runtime.paths import check_name, is_read_through, written_at
 from ecea.runtime.pipeline import Progress, SceneRows, TileBatch, cut_strips, fill_rows, prepare_tiles
 from ecea.runtime.recipe import Recipe, default_recipe, published_recipe
 from ecea.runtime.scene import DEFAULT_BANDS, Scene
@@ -196,10 +196,12 @@ def _check_published(**given: object) -> None:
 
 
 def _check_not_read(target: Path, files: Iterable[str]) -> None:
+    real = written_at(target)
+    names = {target.absolute(), real.absolute()}
+    replaced = (target, *sidecars(target), *sidecars(real))
     for file in files:
         beside = [path.absolute() for path in sidecars(Path(file))]  # where GDAL would look for more of it
-        replaced = (target, *sidecars(target))
-        if target.absolute() in beside or any(is_read_through(path, [file]) for path in replaced):
+        if names.intersection(beside) or any(is_read_through(path, [file]) for path in replaced):
             raise RequestError(f"{target}: is read for this scene, so it is not overwritten: name another output")
 
 

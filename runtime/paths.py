@@ -27,6 +27,11 @@ def same_file(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> 
         return False
 
 
+def written_at(path: Path) -> Path:
+    """Where what is written to a path comes to lie: a link stays, and what it leads to is replaced."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114 which raises on long names
+
+
 def is_read_through(path: Path, names: Iterable[str | os.PathLike[str]]) -> bool:
     """Whether a path is one of the files that GDAL opens under some names: ``a.zip`` under ``/vsizip/a.zip/b.tif``."""
     return any(same_file(part, path) for name in names for part in leads_through(name))

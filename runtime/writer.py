@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from ecea.runtime.bundle import is_bundle
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.paths import is_special
+from ecea.runtime.paths import is_special, written_at
 
 BLOCK = 256  # px; rows are handed to GDAL in whole blocks, so none is compressed twice
 
@@ -35,9 +35,9 @@ def check_destination(destination: Path) -> None:
 
     Raises:
         RequestError: where its folder does not exist, may not be written or is a bundle, or it is a folder, a device
-            or a pipe, or has too long a name.
+            or a pipe, or has too long a name. Of a link, the folder is that of what it leads to.
     """
-    folder = destination.parent
+    folder = written_at(destination).parent
     try:
         destination.lstat()
     except OSError as error:
@@ -45,7 +45,7 @@ def check_destination(destination: Path) -> None:
             raise RequestError(f"{destination}: is too long a name for the file system: name another output") from error
     if not folder.is_dir():
         raise RequestError(f"{destination}: the folder {folder} does not exist: make it, or name another output")
-    if is_bundle(folder.resolve()):
+    if is_bundle(Path(os.path.realpath(folder))):
         raise RequestError(f"{destination}: lies in a bundle, which takes nothing but its own: name another output")
     if destination.is_dir():
         raise RequestError(f"{destination}: is a folder: name a file for the output")
@@ -63,22 +63,28 @@ WHY_NOT_WRITTEN = "is the disk full, or no file allowed there?"
 def whole_or_nothing(destination: Path) -> Iterator[Path]:
     """Give a temporary path beside ``destination``; rename it there if the block succeeds, else delete it.
 
-    What GDAL has put beside the temporary file goes with it, and takes the place of what was beside the old one.
+    A link stays, and what it leads to is replaced. What GDAL has put beside the temporary file goes with it, and takes
+    the place of what was beside the old one.
 
     Raises:
         EceaError: where the disk fails or the rename.
     """
+    target = written_at(destination)
     short = destination.stem[:32]  # a name may be as long as the file system allows, the temporary one not longer
-    temporary = destination.with_name(f".{short}.{secrets.token_hex(4)}.partial{destination.suffix}")
+    temporary = target.with_name(f".{short}.{secrets.token_hex(4)}.partial{destination.suffix}")
     try:
         yield temporary
         try:
             _to_disk(temporary)
-            temporary.replace(destination)
+            temporary.replace(target)
         except OSError as error:
             raise EceaError(f"{destination}: cannot be put in place ({error.strerror})") from error
-        for new, old in zip(sidecars(temporary), sidecars(destination), strict=True):
-            _take_place(new, old, destination)
+        for new, old, seen in zip(sidecars(temporary), sidecars(target), sidecars(destination), strict=True):
+            with _put_beside(destination, old):
+                _take_place(new, old)
+            if target != destination:
+                with _put_beside(destination, seen):
+                    _lead(seen, old)
     finally:
         for leftover in (temporary, *sidecars(temporary)):
             with suppress(OSError):
@@ -91,17 +97,30 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _take_place(new: Path, old: Path, destination: Path) -> None:
+@contextmanager
+def _put_beside(destination: Path, beside: Path) -> Iterator[None]:
     try:
-        if os.path.lexists(new):
-            new.replace(old)
-        elif os.path.lexists(old):  # not where the name is too long to be there
-            old.unlink()
+        yield
     except OSError as error:
         raise EceaError(
-            f"{destination}: was written, but {old} beside it is not its own and cannot be replaced "
+            f"{destination}: was written, but {beside} beside it is not its own and cannot be replaced "
             f"({error.strerror}): remove that"
         ) from error
+
+
+def _take_place(new: Path, old: Path) -> None:
+    if os.path.lexists(new):
+        new.replace(old)
+    elif os.path.lexists(old):  # not where the name is too long to be there
+        old.unlink()
+
+
+def _lead(seen: Path, kept: Path) -> None:
+    """Beside a link, lead to what is kept beside the file: GDAL looks for it by the name that it is given."""
+    if os.path.lexists(seen):
+        seen.unlink()
+    if os.path.lexists(kept):
+        seen.symlink_to(kept)
 
 
 def sidecars(raster: Path) -> list[Path]:

@@ -25,7 +25,7 @@ class Names:
         self.before = self.now()
 
     def now(self):
-        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        return {path.name: path.exists() and path.read_bytes() for path in self.folder.iterdir()}
 
     def assert_unchanged(self):
         assert self.now() == self.before
@@ -70,10 +70,12 @@ def test_what_is_read_is_never_overwritten(tmp_path, striped, write_scene, write
     mask = write_scene(tmp_path / "mask.tif", np.ones((1, 70, 80), np.uint8))
     virtual = write_vrt(tmp_path / "s.vrt", "striped.tif", (0, 0, 0), "Byte")
     (tmp_path / "link.tif").symlink_to(path)
+    (tmp_path / "overviews.tif").symlink_to(f"{path}.ovr")
     names = Names(tmp_path)
     for source, target, options in (
         (path, path, {}),
         (path, tmp_path / "link.tif", {}),
+        (path, tmp_path / "overviews.tif", {}),
         (virtual, virtual, {}),
         (virtual, path, {}),
         (path, mask, {"mask": str(mask)}),

@@ -243,6 +243,41 @@ def test_the_output_is_on_the_disk_before_it_appears(tmp_path, monkeypatch):
     assert synced == [(3, False)]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_that_is_a_link_stays_one_and_leads_to_the_new_file(tmp_path, there):
+    """With what GDAL keeps beside it, which it looks for beside the link."""
+    real, link = tmp_path / "disk" / "real.dat", tmp_path / "here" / "o.tif"
+    for path in (real, link):
+        path.parent.mkdir()
+    link.symlink_to("../disk/real.dat")
+    for path in (real, link) if there else ():
+        path.write_text("old")
+        path.with_name(f"{path.name}.ovr").write_text("old")
+    check_destination(link)
+    with whole_or_nothing(link) as temporary:
+        assert (temporary.parent, temporary.suffix) == (real.parent, ".tif")
+        temporary.write_text("new")
+        temporary.with_name(f"{temporary.name}.aux.xml").write_text("new")
+    assert link.is_symlink()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == [
+        "disk/real.dat", "disk/real.dat.aux.xml", "here/o.tif", "here/o.tif.aux.xml",
+    ]  # fmt: skip
+    assert real.read_text() == link.with_name("o.tif.aux.xml").read_text() == "new"
+    with whole_or_nothing(link) as temporary:
+        temporary.write_text("newer")
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["o.tif", "real.dat"]
+    assert real.read_text() == "newer"
+
+
+def test_a_link_is_no_way_around_what_is_refused(tmp_path, tiny_bundle):
+    links = {"a.tif": tiny_bundle() / "o.tif", "b.tif": tmp_path / "absent" / "o.tif", "c.tif": tmp_path}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    for name, said in (("a.tif", "lies in a bundle"), ("b.tif", "absent does not exist"), ("c.tif", "is a folder")):
+        with pytest.raises(RequestError, match=rf"{name}: .*{said}"):
+            check_destination(tmp_path / name)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_what_was_there(tmp_path, error):
     target = tmp_path / "out.tif"
