@@ -10,8 +10,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import FrameType
 from typing import Annotated, NoReturn, get_origin
 
@@ -60,6 +61,7 @@ def start(app: typer.Typer, command: str) -> NoReturn:
     if not sys.warnoptions:  # libraries warn programmers: of scenes without a georeference, for one
         warnings.simplefilter("ignore")
     try:
+        _check_none_empty(sys.argv[1:], command)
         status = app(prog_name=command, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -68,10 +70,20 @@ def start(app: typer.Typer, command: str) -> NoReturn:
         status = EceaError.exit_status
     except OSError as error:  # of what was printed: whatever else goes wrong is said by then
         status = report(command, _unwritten(error), debug=False)
+    except RequestError as error:
+        status = report(command, error, debug=False)
     except _USAGE_ERROR as error:
         message = error.format_message().rstrip(".") + _value_given(error)  # type: ignore[attr-defined]
         status = report(command, RequestError(f"{message}: see {command} -h"), debug=False)
     sys.exit(status)
+
+
+def _check_none_empty(arguments: Sequence[str], command: str) -> None:
+    """Refuse an argument that is empty, as a variable of the shell is that was never set: it would be the default."""
+    for before, argument in pairwise(["", *arguments]):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            where = argument or (f"after {before}" if before else "the first")
+            raise RequestError(f"an argument is empty ({where}), expected a value: see {command} -h")
 
 
 def say(text: str) -> None:

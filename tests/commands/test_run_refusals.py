@@ -317,7 +317,7 @@ def test_a_report_with_no_place(desk: Desk) -> None:
         ("--bands", "red,green,blue", "bands 'red,green,blue' is not a list of integers"),
         ("--bands", "1,2", "bands 1,2 are not three"),
         ("--bands", "0,1,2", "bands 0,1,2 are not three"),
-        ("--bands", "", "bands '' is not a list of integers"),
+        ("--bands", "", "an argument is empty (--bands=), expected a value: see ecea-run -h"),
         ("--overlap", "-1", "an overlap of -1 px is out of range: expected 0 to 16 px"),
         ("--overlap", "17", "an overlap of 17 px is out of range: expected 0 to 16 px"),
         ("--overlap", "half", "--overlap"),
@@ -332,6 +332,26 @@ def test_a_report_with_no_place(desk: Desk) -> None:
 )
 def test_a_bad_option(option: str, value: str, said: str, desk: Desk) -> None:
     assert said in desk.refusal("scene.tif", *OUT, f"{option}={value}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (("scene.tif", "-o", ""), "after -o"),
+        (("scene.tif", "--output="), "--output="),
+        (("scene.tif", "--report", ""), "after --report"),
+        (("scene.tif", "--bundle", ""), "after --bundle"),
+        (("scene.tif", ""), "after scene.tif"),
+        (("", "scene.tif"), "the first"),
+    ],
+)
+def test_an_empty_argument_is_not_the_default(
+    arguments: tuple[str, ...], where: str, bundle: Path, scene: Path, tmp_path: Path, run_here: Run
+) -> None:
+    before = files(tmp_path)
+    sentence = run_here("ecea-run", *arguments).sentence()
+    assert sentence == f"an argument is empty ({where}), expected a value: see ecea-run -h"
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize(("option", "value"), [("--streams", "0"), ("--threads", "-7"), ("--batch", "many")])
