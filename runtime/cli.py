@@ -165,8 +165,10 @@ def closing_line(result: Result) -> str:
     if result.pixels_filled or result.pixels_left:
         filled = f"{result.pixels_filled:,} px filled ({100 * result.pixels_filled / total:.1f} %)"
     else:
-        filled = "no gap to fill: copied"
+        filled = "no gap to fill" if result.pixels_redrawn else "no gap to fill: copied"
     parts = [filled]
+    if result.pixels_redrawn:
+        parts.append(f"{result.pixels_redrawn:,} valid px drawn anew")
     if result.pixels_left:
         parts.append(f"{result.pixels_left:,} px left in {result.tiles_blind} tiles without a valid pixel")
     if result.pixels_collar:

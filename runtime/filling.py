@@ -44,7 +44,8 @@ class Result:
         tiles_run: tiles that the generator filled.
         tiles_skipped: tiles without a gap.
         tiles_blind: tiles whose pixels are all missing: nothing there to fill from.
-        pixels_filled: pixels that were filled.
+        pixels_filled: missing pixels that were filled.
+        pixels_redrawn: valid pixels that were drawn anew, as the reference mode does; otherwise 0.
         pixels_left: pixels to fill that lie in blind tiles only, left as they were.
         pixels_collar: missing pixels outside the swath, left as they were.
         seconds: stage -> seconds of work in it; stages overlap, so they add up to more than ``total``.
@@ -64,6 +65,7 @@ class Result:
     tiles_skipped: int
     tiles_blind: int
     pixels_filled: int
+    pixels_redrawn: int
     pixels_left: int
     pixels_collar: int
     seconds: dict[str, float]
@@ -150,7 +152,8 @@ def inpaint(
             tiles_run=progress.tiles_run,
             tiles_skipped=progress.tiles_skipped,
             tiles_blind=progress.tiles_blind,
-            pixels_filled=pixels.filled,
+            pixels_filled=pixels.drawn - pixels.redrawn,
+            pixels_redrawn=pixels.redrawn,
             pixels_left=pixels.left,
             pixels_collar=pixels.collar,
             seconds={**progress.seconds, "total": time.perf_counter() - start},
@@ -172,7 +175,8 @@ def mask_or_default(mask: str | os.PathLike[str] | None, reference: bool) -> str
 
 @dataclass
 class _Pixels:
-    filled: int = 0
+    drawn: int = 0
+    redrawn: int = 0
     left: int = 0
     collar: int = 0
 
@@ -236,7 +240,7 @@ def _fill_and_write(
         for part in parts:
             with progress.timed("writing"):
                 write(part.bands, part.valid)
-            pixels.filled += part.filled
+            pixels.drawn += part.filled
             pixels.left += part.left
             if on_rows is not None:
                 on_rows(part.top + part.bands.shape[1], scene.height, progress)
@@ -262,6 +266,7 @@ def _read_rows(
             fill = seen.fill(rows)
             if everything:
                 fill = np.ones_like(fill)
+                pixels.redrawn += int(np.count_nonzero(~rows.missing))
             pixels.collar += int(np.count_nonzero((rows.selected & ~fill).any(axis=0)))
         yield SceneRows(rows.top, rows.bands, rows.missing, fill, rows.declared)
 

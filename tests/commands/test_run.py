@@ -104,8 +104,9 @@ def test_json_holds_what_the_result_documents(run: Run, bundle: Path, scene: Pat
     assert all(field in (Result.__doc__ or "") for field in result)
     expected = {
         "source": "scene.tif", "destination": "out.tif", "width": 70, "height": 40, "bands": [1, 2, 3],
-        "tiles_run": 2, "tiles_skipped": 4, "tiles_blind": 0, "pixels_filled": 30, "pixels_left": 0,
-        "pixels_collar": 0, "stretch": [0, 255, 1], "engine": "fp32", "backend": "cpu", "passed_over": {},
+        "tiles_run": 2, "tiles_skipped": 4, "tiles_blind": 0, "pixels_filled": 30,
+        "pixels_redrawn": 0, "pixels_left": 0, "pixels_collar": 0, "stretch": [0, 255, 1], "engine": "fp32",
+        "backend": "cpu", "passed_over": {},
         "bundle": "tiny.ecea",
     }  # fmt: skip
     assert {name: result[name] for name in expected} == expected
@@ -196,6 +197,7 @@ def test_reference_mode_writes_the_generated_image(
 ) -> None:
     done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--reference")
     assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.startswith("out.tif: 30 px filled (1.1 %); 2,770 valid px drawn anew; tiles ")
     generated = np.where(values == 0, 255 / 4, values / 2)
     assert np.abs(pixels(tmp_path / "out.tif") - np.floor(generated)).max() <= 1
 
