@@ -39,6 +39,7 @@ class Recipe:
 
 def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[float] | None, seen: Survey) -> Recipe:
     if stretch is None:
+        _check_not_indexed(scene)
         chosen = automatic_stretch(scene.dtype, seen.sample)
     else:
         chosen = stretch if isinstance(stretch, Stretch) else stretch_of(stretch)
@@ -59,6 +60,8 @@ def published_recipe(scene: Scene, size: int) -> Recipe:
             "convert the scene to 8 bits first, or run without --reference"
         )
 
+    _check_not_indexed(scene)
+
     def to_bytes(unit: npt.NDArray[np.float32], position: int) -> npt.NDArray[np.uint8]:
         return np.floor(255 * unit).astype(np.uint8)
 
@@ -66,3 +69,13 @@ def published_recipe(scene: Scene, size: int) -> Recipe:
     return Recipe(
         grid, Stretch(0, 255), scene.band_positions, True, scene.alpha_position, to_bytes, scene.all_bands_chosen
     )
+
+
+def _check_not_indexed(scene: Scene) -> None:
+    """Refuse indexes of colours, between which there is nothing, unless a stretch says that they are brightness."""
+    if scene.is_indexed:
+        raise RequestError(
+            f"{scene.path}: holds indexes of a colour table, expected brightness: expand it first (gdal_translate "
+            "-expand rgb), or, where the table does no more than colour brightness, say with --stretch which values "
+            "are black and white"
+        )

@@ -116,6 +116,11 @@ class Scene:
         return int(self._dataset.colorinterp.index(ColorInterp.alpha))
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether its only band has a colour table: of several bands, none says what their values mean."""
+        return tuple(self._dataset.colorinterp) == (ColorInterp.palette,)
+
+    @property
     def all_bands_chosen(self) -> bool:
         """Whether no band is there but the chosen ones and alpha."""
         return set(range(self._dataset.count)) <= {*self.band_positions, self.alpha_position}

@@ -65,6 +65,21 @@ def test_reference_mode_refuses_other_dtypes(tmp_path, write_scene, engine_of):
         inpaint(path, tmp_path / "o.tif", engine_of(0.5), reference=True)
 
 
+def test_indexes_of_a_colour_table_are_taken_for_brightness_only_where_that_is_said(
+    tmp_path, write_scene, read_bands, engine_of
+):
+    values = np.full((1, 40, 40), 50, np.uint8)
+    values[:, 20] = 0
+    path = write_scene(tmp_path / "classes.tif", values, nodata=0, photometric="palette")
+    names = Names(tmp_path)
+    for options in ({}, {"reference": True}):
+        with pytest.raises(RequestError, match=r"classes\.tif: holds indexes of a colour table, expected brightness"):
+            inpaint(path, tmp_path / "o.tif", engine_of(0.5), bands=(1, 1, 1), **options)
+    names.assert_unchanged()
+    inpaint(path, tmp_path / "o.tif", engine_of(0.5), bands=(1, 1, 1), stretch=(0, 100))
+    assert np.array_equal(read_bands(tmp_path / "o.tif"), np.full((1, 40, 40), 50))
+
+
 def test_what_is_read_is_never_overwritten(tmp_path, striped, write_scene, write_vrt, engine_of):
     path = striped[0]
     mask = write_scene(tmp_path / "mask.tif", np.ones((1, 70, 80), np.uint8))
