@@ -166,7 +166,7 @@ def read_bundle(path: Path) -> Bundle:
             path=path,
             sha256=hashlib.sha256(raw).hexdigest(),
             configuration=_configuration(manifest),
-            engines=_engines(manifest["engines"]),
+            engines=tuple(_engine_record(entry) for entry in manifest["engines"]),
         )
     except (ValueError, RecursionError) as error:
         what = error if isinstance(error, FieldError) else f"is not JSON ({error})"
@@ -241,12 +241,6 @@ def _configuration(manifest: Field) -> dict[str, object]:
             good = isinstance(shape.value, list) and shape.value[-2:] == [size, size]
             shape.demand(good, f"one that ends in {size}, {size}, as configuration.img_size says")
     return manifest["configuration"].mapping()
-
-
-def _engines(entries: Field) -> tuple[EngineRecord, ...]:
-    engines = tuple(_engine_record(entry) for entry in entries)
-    entries.demand(len(engines) > 0, "one engine or more")
-    return engines
 
 
 def _engine_record(entry: Field) -> EngineRecord:

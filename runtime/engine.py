@@ -200,6 +200,8 @@ def open_engine(
         raise RequestError(f"backend '{backend}' is unknown: expected auto or one of {', '.join(BACKENDS)}")
     path, found = find_bundle(bundle)
     contents = read_bundle(path)
+    if not contents.engines:
+        raise RequestError(f"{path}: holds no engine at all, expected one or more: export the bundle again")
     if engine not in contents.engine_names:
         raise RequestError(
             f"{path}: holds no {engine} engine, only {', '.join(contents.engine_names)}: choose one of these, or "

@@ -189,7 +189,6 @@ def tensor(*shape):
         ({"outputs": [{"shape": 3}]}, r"outputs\[0\].shape is 3, expected one that ends in 32, 32"),
         ({"engines": None}, "engines is missing, expected a list"),
         ({"engines": 7}, "engines is 7, expected a list"),
-        ({"engines": []}, r"engines is \[\], expected one engine or more"),
         ({"engines": {"fp32": {}}}, r'engines is {"fp32": {}}, expected a list'),
         ({"engines": ["fp32"]}, r'engines\[0\] is "fp32", expected an object'),
         (engine_with(engine=None), r"engines\[0\].engine is missing, expected a text"),

@@ -143,6 +143,13 @@ def test_an_engine_that_the_bundle_lacks_is_told_with_those_it_has(tiny_bundle):
         open_engine(tiny_bundle(engines=("fp32", "fp16")), engine="int8")
 
 
+def test_a_bundle_without_an_engine_is_told(tiny_bundle):
+    with pytest.raises(
+        RequestError, match=r"tiny\.ecea: holds no engine at all, expected one or more: export the bundle"
+    ):
+        open_engine(tiny_bundle(engines=()))
+
+
 def test_a_damaged_bundle_is_not_opened_on_any_backend(tiny_bundle):
     path = tiny_bundle()
     weights = path / "generator.fp32.weights"
