@@ -30,6 +30,7 @@ from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError
 from ecea.runtime.bundle import SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
 from ecea.runtime.errors import RequestError
+from ecea.runtime.words import counted
 
 ENGINES = ("fp32", "fp16", "int8")
 
@@ -135,7 +136,7 @@ def _prepare(
         tiles = parity_tiles(sources)
         calibration = _calibrate(sources, tiles, say) if "int8" in engines else None
     expected = reference(exportable.network, tiles)
-    say(f"reference   PyTorch on {len(tiles.image)} tiles of {tiles.source}")
+    say(f"reference   PyTorch on {counted(len(tiles.image), 'tile')} of {tiles.source}")
     model = trace(exportable.network, exportable.tile_size)
     optimize(model)
     say("traced      to ONNX")
@@ -146,7 +147,7 @@ def _calibrate(sources: Sequence[Source], tiles: Tiles, say: Say) -> Calibration
     """Choose the tiles for INT8, others than those that it will be measured on where there are others."""
     measured_on = {tile_hash(*(part[0] for part in tiles.one(i))) for i in range(len(tiles.image))}
     calibration = choose_tiles(sources, CALIBRATION_TILES, but=measured_on)
-    say(f"calibration {len(calibration.feeds)} tiles of {tiles.source}")
+    say(f"calibration {counted(len(calibration.feeds), 'tile')} of {tiles.source}")
     if any(record.sha256 in measured_on for record in calibration.records):
         say("warning     INT8 is measured on the tiles that it is calibrated on: name more or larger scenes")
     if tiles.synthetic:

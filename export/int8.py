@@ -22,6 +22,7 @@ from ecea.export.weights import SharedWeights
 from ecea.runtime.backends import BACKENDS, Session, Settings
 from ecea.runtime.engine import usable_processors
 from ecea.runtime.errors import BackendUnavailable
+from ecea.runtime.words import counted
 
 DEFAULT_TARGET_DB = 45.0
 
@@ -92,8 +93,8 @@ class Int8Builder:
             error = self._error(form, spared)
             count = len(self._quantizer.layers)
             self._say(
-                f"int8        {form.file_name}: {decibels(error):.1f} dB with {count - len(spared)} of {count} layers "
-                "quantized"
+                f"int8        {form.file_name}: {decibels(error):.1f} dB with {count - len(spared)} of "
+                f"{counted(count, 'layer')} quantized"
             )
             return error
 
@@ -126,7 +127,7 @@ class Int8Builder:
             path = self._folder / "switchable.onnx"
             ir.save(model, path, external_data="switchable.weights")
             feeds = self._calibration.feeds[:_SENSITIVITY_TILES]
-            self._say(f"int8        measuring {len(nodes)} layers one by one")
+            self._say(f"int8        measuring {counted(len(nodes), 'layer')} one by one")
             errors = measure(str(path), len(nodes), feeds)
             path.with_suffix(".weights").unlink()
             self._layers = tuple(_layer(node, error) for node, error in zip(nodes, errors, strict=True))

@@ -16,6 +16,7 @@ from typing import Any
 from ecea.runtime.errors import RequestError
 from ecea.runtime.fields import Field, FieldError
 from ecea.runtime.paths import is_special
+from ecea.runtime.words import counted
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -199,8 +200,8 @@ def check_sizes(bundle: Bundle, record: EngineRecord) -> Path:
             raise _unreadable(path, error) from error
         if size != file.size:
             raise RequestError(
-                f"{path}: has {size} bytes, the manifest says {file.size}: the file has changed since it was "
-                "exported; copy the bundle again or export it again"
+                f"{path}: has {counted(size, 'byte')}, the manifest says {file.size}: the file has changed since "
+                "it was exported; copy the bundle again or export it again"
             )
     return bundle.path / record.files[0].name
 

@@ -22,6 +22,7 @@ from ecea.runtime.pipeline import Progress as Done
 from ecea.runtime.report import write_report
 from ecea.runtime.scene import Scene
 from ecea.runtime.stretch import Stretch, parse_stretch
+from ecea.runtime.words import counted
 from ecea.runtime.writer import check_destination
 
 COMMAND = "ecea-run"
@@ -170,7 +171,7 @@ def closing_line(result: Result) -> str:
     if result.pixels_redrawn:
         parts.append(f"{result.pixels_redrawn:,} valid px drawn anew")
     if result.pixels_left:
-        parts.append(f"{result.pixels_left:,} px left in {result.tiles_blind} tiles without a valid pixel")
+        parts.append(f"{result.pixels_left:,} px left in {counted(result.tiles_blind, 'tile')} without a valid pixel")
     if result.pixels_collar:
         parts.append(f"{result.pixels_collar:,} px of collar left")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())

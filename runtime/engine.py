@@ -16,6 +16,7 @@ from ecea.runtime.backends.settings import Settings
 from ecea.runtime.bundle import Bundle, EngineRecord, check_files, check_sizes, find_bundle, read_bundle
 from ecea.runtime.cache import cache_folder
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
+from ecea.runtime.words import counted
 
 ENGINES = ("fp32", "fp16", "int8")
 
@@ -211,7 +212,9 @@ def open_engine(
     if threads < 1:
         raise RequestError(f"{threads} threads are impossible: expected 1 or more")
     if not 1 <= streams <= threads:
-        raise RequestError(f"{streams} streams cannot share {threads} threads: expected 1 to {threads}")
+        raise RequestError(
+            f"{counted(streams, 'stream')} cannot share {counted(threads, 'thread')}: expected 1 to {threads}"
+        )
     passed_over: dict[str, str] = {}
     for name in automatic_order(engine) if backend == "auto" else (backend,):
         try:

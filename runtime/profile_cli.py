@@ -12,6 +12,7 @@ from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.profile_page import profile_page
 from ecea.runtime.profiling import DEFAULT_RUNS, Profile, by_kind, profile_engine
+from ecea.runtime.words import counted
 from ecea.runtime.writer import check_destination, written_whole
 
 COMMAND = "ecea-profile"
@@ -39,7 +40,7 @@ def profile(
     with sentences(COMMAND, debug):
         batches = numbers(batch, "batches") or ()
         if runs < 1 or not batches or min(batches) < 1:
-            raise RequestError(f"{runs} runs of batches {batch} cannot be timed: expected 1 or more of each")
+            raise RequestError(f"{counted(runs, 'run')} of batches {batch} cannot be timed: expected 1 or more of each")
         if output is not None:
             if output.suffix not in (".json", ".html"):
                 raise RequestError(f"{output}: is neither .json nor .html: name the profile one of these")
@@ -64,8 +65,8 @@ def main() -> None:
 
 def _print(measured: Profile) -> None:
     print(
-        f"{measured.engine} on {measured.backend} in {measured.arithmetic}, {measured.threads} threads in "
-        f"{measured.streams} {'stream' if measured.streams == 1 else 'streams'}, {measured.machine}"
+        f"{measured.engine} on {measured.backend} in {measured.arithmetic}, {counted(measured.threads, 'thread')} in "
+        f"{counted(measured.streams, 'stream')}, {measured.machine}"
     )
     print(f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms")
     for latency in measured.latencies:
@@ -74,7 +75,7 @@ def _print(measured: Profile) -> None:
         )
         print(f"batch {latency.batch:<5} {times}; {latency.tiles_per_second:.2f} tiles/s")
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in measured.stages.items())
-    print(f"{measured.scene_tiles} tiles    {stages}")
+    print(f"{counted(measured.scene_tiles, 'tile')}    {stages}")
     total = sum(layer.seconds for layer in measured.layers)
     for kind, seconds in list(by_kind(measured.layers).items())[:8]:
         print(f"{kind:<24} {1e3 * seconds:8.2f} ms {100 * seconds / total:5.1f} %")

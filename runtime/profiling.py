@@ -13,6 +13,7 @@ from ecea.runtime.backends.layers import LayerTime
 from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.filling import inpaint, scene_tiles
 from ecea.runtime.sample import write_sample_scene
+from ecea.runtime.words import counted
 
 PERCENTILES = (50, 90, 99)
 DEFAULT_RUNS = 20
@@ -118,7 +119,7 @@ def describe_machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         name = names[0] if names else name
-    return f"{name}, {usable_processors()} processors"
+    return f"{name}, {counted(usable_processors(), 'processor')}"
 
 
 def _latency(engine: Engine, image: np.ndarray, edge: np.ndarray, mask: np.ndarray, *, runs: int) -> Latency:

@@ -16,6 +16,7 @@ from rasterio.windows import Window
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.masks import Mask, open_mask
 from ecea.runtime.paths import check_name, files_behind, is_special
+from ecea.runtime.words import counted
 
 DEFAULT_BANDS = (1, 2, 3)
 
@@ -181,7 +182,7 @@ class Scene:
         count, dtypes = self._dataset.count, set(self._dataset.dtypes)
         if max(self.bands) > count:
             raise RequestError(
-                f"{self.path}: has {count} band{'s' * (count > 1)}, bands {','.join(map(str, self.bands))} were "
+                f"{self.path}: has {counted(count, 'band')}, bands {','.join(map(str, self.bands))} were "
                 "asked for: choose among them with --bands (one may stand for several: 1,1,1)"
             )
         if len(dtypes) > 1 or not self._dataset.dtypes[0].startswith(_REAL):

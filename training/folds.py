@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ecea.runtime.errors import RequestError
+from ecea.runtime.words import counted
 
 GROUPS = ("number", "prefix", "folder")
 
@@ -56,13 +57,13 @@ def held_out_scenes(names: Iterable[str], folds: int | None, fold: int | None) -
         raise RequestError("--folds and --fold go together: give both, such as --folds 5 --fold 1, or none")
     scenes = sorted(set(names))
     if folds < 2:
-        raise RequestError(f"{folds} folds are impossible: expected 2 or more")
+        raise RequestError(f"--folds {folds} is impossible: expected 2 or more")
     if not 1 <= fold <= folds:
         raise RequestError(f"fold {fold} is not one of {folds}: expected --fold 1 to {folds}")
     if len(scenes) < folds:
         listed = ", ".join(scenes[:3]) + (", ..." if len(scenes) > 3 else "")
         raise RequestError(
-            f"{len(scenes)} scenes ({listed}) cannot be split into {folds} folds: expected at least one for each; "
-            "--group says which files are patches of one scene"
+            f"{counted(len(scenes), 'scene')} ({listed}) cannot be split into {folds} folds: expected at least one "
+            "for each; --group says which files are patches of one scene"
         )
     return frozenset(scenes[fold - 1 :: folds])

@@ -11,6 +11,7 @@ from ecea.model import CheckpointError, UNet, load_unet
 from ecea.runtime.errors import RequestError
 from ecea.runtime.scene import DEFAULT_BANDS
 from ecea.runtime.stretch import Stretch
+from ecea.runtime.words import counted
 from ecea.training.checkpoints import Checkpoints
 from ecea.training.data.augment import parse_augmentations
 from ecea.training.data.gaps import parse_gaps
@@ -202,13 +203,14 @@ def _describe_network(
 def _describe_data(data: Data, tiles: int, options: TrainingOptions) -> list[str]:
     names = {scene.source.scene for scene in data.training}
     kinds = ", ".join(f"{kind} {share:g}" for kind, share in data.recipe.gaps.shares)
-    masks = f" of {len(data.recipe.gaps.masks)} masks" if data.recipe.gaps.masks else ""
+    masks = f" of {counted(len(data.recipe.gaps.masks), 'mask')}" if data.recipe.gaps.masks else ""
     lines = [
-        f"data        {len(data.training)} rasters of {len(names)} scenes, {tiles} tiles an epoch; gaps: {kinds}{masks}"
+        f"data        {counted(len(data.training), 'raster')} of {counted(len(names), 'scene')}, "
+        f"{counted(tiles, 'tile')} an epoch; gaps: {kinds}{masks}"
     ]
     if data.validation:
         held = sorted({Path(scene.source.scene).name for scene in data.validation})
-        lines.append(f"held out    {', '.join(held)}; {options.validation_tiles} tiles of them")
+        lines.append(f"held out    {', '.join(held)}; {counted(options.validation_tiles, 'tile')} of them")
     return lines
 
 
@@ -229,6 +231,7 @@ def _describe_loss(options: TrainingOptions, vgg: VggFeatures | None) -> str:
 
 
 def _describe_device(device: torch.device, devices: int, precision: str) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    processor = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     slow = " (this processor has no instructions for it: fp32 is faster)" if slow_precision(device, precision) else ""
     return f"device      {name}{f' x {devices}' if devices > 1 else ''}, {precision}{slow}"

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ecea.model import UNet
 from ecea.runtime.background import in_background
 from ecea.runtime.errors import EceaError, RequestError
+from ecea.runtime.words import counted
 from ecea.training.board import Board
 from ecea.training.checkpoints import Checkpoints
 from ecea.training.data.scenes import CleanScene
@@ -128,8 +129,8 @@ class Trainer:
         self._sampler = EpochBatches(len(self.tiles), options.batch_size, fabric.global_rank, fabric.world_size)
         if not len(self._sampler):
             raise RequestError(
-                f"an epoch of {len(self.tiles)} tiles is less than a batch of {options.batch_size} tiles on "
-                f"{fabric.world_size} device{'s' * (fabric.world_size > 1)}: give more data, a smaller --batch-size, "
+                f"an epoch of {counted(len(self.tiles), 'tile')} is less than a batch of {options.batch_size} on "
+                f"{counted(fabric.world_size, 'device')}: give more data, a smaller --batch-size, "
                 "or more tiles an epoch (--tiles-per-epoch)"
             )
         self._fixed = (
@@ -156,7 +157,7 @@ class Trainer:
                 if options.schedule == "cosine":
                     more = f"its cosine has ended, so begin anew in another folder (--start-from {checkpoints.last})"
                 raise RequestError(
-                    f"{checkpoints.folder}: has been trained for {state['epoch']} epochs already: {more}"
+                    f"{checkpoints.folder}: has been trained for {counted(state['epoch'], 'epoch')} already: {more}"
                 )
         self._held_out = _held_out(options, data)
 

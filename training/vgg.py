@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ecea.model import CheckpointError
 from ecea.model.checkpoint import read_state_dict
 from ecea.runtime.errors import RequestError
+from ecea.runtime.words import counted
 
 # Convolutions of each block (Simonyan and Zisserman 2015, configuration E) and their channels; every one of them is
 # followed by a ReLU, every block but the last by a 2x2 maximum.
@@ -71,8 +72,8 @@ def load_vgg(path: str | PathLike[str]) -> VggFeatures:
     ]
     if unlike:
         raise RequestError(
-            f"{path}: {len(unlike)} tensors are absent, surplus or of another shape ('{min(unlike)}' is one): expected "
-            f"{_WANTED}"
+            f"{path}: has {counted(len(unlike), 'tensor')} absent, surplus or of another shape ('{min(unlike)}' "
+            f"is one): expected {_WANTED}"
         )
     vgg.load_state_dict(features, assign=True)
     return vgg.requires_grad_(False).eval()

@@ -16,6 +16,7 @@ from ecea.export.say import Say
 from ecea.kernels.tactics import HEAD_DIMS
 from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.engine import open_engine
+from ecea.runtime.words import counted
 
 if TYPE_CHECKING:
     from ecea.export.plans.builder import Plan
@@ -138,7 +139,7 @@ def _build_engine(
         files[str(batch)] = name
         found = plan.inspection
         say(
-            f"plan        {name}: {found.layers} layers, {found.half_layers:.0%} in half precision, "
+            f"plan        {name}: {counted(found.layers, 'layer')}, {found.half_layers:.0%} in half precision, "
             f"{found.plugin_layers} of them our attention; {found.device_memory_bytes / 1e6:.0f} MB on the GPU"
         )
     gpu = machine.gpu

@@ -17,6 +17,7 @@ from ecea.export.trace import OUTPUTS
 from ecea.runtime.bundle import MANIFEST_NAME, Bundle, check_files, read_bundle
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
+from ecea.runtime.words import counted
 
 REFERENCE = "the bundle's fp32 engine on ONNX Runtime's CPU"
 
@@ -60,7 +61,7 @@ def rebuild_plans(
     with tile_sources(scenes, bundle.tile_size, scene_options or {}) as sources:
         tiles = parity_tiles(sources)
     expected = fp32_outputs(bundle.path, tiles)
-    say(f"reference   {REFERENCE}, on {len(tiles.image)} tiles of {tiles.source}")
+    say(f"reference   {REFERENCE}, on {counted(len(tiles.image), 'tile')} of {tiles.source}")
     with whole_or_nothing(real) as folder:
         for name in {file["name"] for entry in kept for file in entry["files"]}:
             take_over(real / name, folder / name)

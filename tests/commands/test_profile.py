@@ -51,7 +51,7 @@ def test_kinds_of_operators_come_with_the_longest_first() -> None:
     ("arguments", "said"),
     [
         (("-o", "profile.png"), "profile.png: is neither .json nor .html"),
-        (("--batch", "0"), "20 runs of batches 0 cannot be timed"),
+        (("--batch", "0", "--runs", "1"), "1 run of batches 0 cannot be timed"),
         (("--runs", "0"), "0 runs of batches 1 cannot be timed"),
         (("--engine", "int8"), "export it with 'ecea-export CHECKPOINT --engine int8'"),
         (("--streams", "900", "--threads", "2"), "900 streams cannot share 2 threads: expected 1 to 2"),

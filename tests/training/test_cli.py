@@ -42,7 +42,7 @@ def test_arithmetic_that_is_emulated_is_told(patches: Path, tmp_path: Path, monk
     for has_it, told in ((False, "bf16 (this processor has no instructions for it: fp32 is faster)"), (True, "bf16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx2": True, "avx512_bf16": has_it})
         lines = prepare(options, DataRequest([str(patches)]), tmp_path / "out", device="cpu").description
-        assert next(line for line in lines if line.startswith("device")).endswith(f"threads, {told}")
+        assert next(line for line in lines if line.startswith("device")).endswith(f", {told}")
 
 
 def test_help_needs_nothing_heavy(tmp_path: Path) -> None:

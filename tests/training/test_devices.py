@@ -40,7 +40,7 @@ def test_two_devices_share_an_epoch_and_one_process_speaks(patches: Path, tmp_pa
     begun = begin(tmp_path, patches, "-o", "run", "--tiles-per-epoch", 4)
     out, err = begun.communicate(timeout=SECONDS)
     assert (begun.returncode, err) == (0, "")
-    assert "threads x 2, fp32\n" in out
+    assert " x 2, fp32\n" in out
     assert out.count("trained     run/G_1.pth") == 1
     assert load_generator(tmp_path / "run" / "G_1.pth").config.img_size == 64
 
@@ -48,7 +48,7 @@ def test_two_devices_share_an_epoch_and_one_process_speaks(patches: Path, tmp_pa
 @pytest.mark.parametrize(
     ("tiles", "before", "status", "said"),
     [
-        (1, "", 2, "an epoch of 1 tiles is less than a batch of 1 tiles on 2 devices"),
+        (1, "", 2, "an epoch of 1 tile is less than a batch of 1 on 2 devices"),
         (4, ONE_IS_BROKEN, 1, "epoch 1, batch 1: the generator's loss is nan (adversarial 0."),
     ],
     ids=["refused", "no number on the other device"],

@@ -43,8 +43,9 @@ def test_scenes_are_dealt_out_in_turns() -> None:
 @pytest.mark.parametrize(
     ("names", "folds", "fold", "said"),
     [
-        ("abc", 1, 1, "1 folds are impossible"),
+        ("abc", 1, 1, "--folds 1 is impossible"),
         ("ab", 3, 1, r"2 scenes \(a, b\) cannot be split into 3 folds"),
+        ("a", 2, 1, r"1 scene \(a\) cannot be split into 2 folds"),
         ("", 2, 1, r"0 scenes \(\) cannot be split into 2 folds"),
         ("abc", 2, 0, "fold 0 is not one of 2: expected --fold 1 to 2"),
         ("abc", 2, 3, "fold 3 is not one of 2: expected --fold 1 to 2"),

@@ -146,7 +146,7 @@ def test_vgg_is_read_from_the_usual_layout(tmp_path) -> None:
 def test_another_network_is_not_taken_for_vgg(tmp_path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(3)}, path)
-    with pytest.raises(RequestError, match=r"other\.pth: 32 tensors .* expected the state dict of VGG-19"):
+    with pytest.raises(RequestError, match=r"other\.pth: has 32 tensors .* expected the state dict of VGG-19"):
         load_vgg(path)
     with pytest.raises(RequestError, match=r"absent\.pth does not exist.*--vgg takes"):
         load_vgg(tmp_path / "absent.pth")

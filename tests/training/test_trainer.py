@@ -333,7 +333,7 @@ def test_a_disk_that_is_full_of_curves_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_an_epoch_of_less_than_a_batch_is_refused(patches: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="an epoch of 2 tiles is less than a batch of 10 tiles"):
+    with pytest.raises(RequestError, match="an epoch of 2 tiles is less than a batch of 10 on 1 device:"):
         run(options(batch_size=10), patches, tmp_path / "out", tiles_per_epoch=None)
     assert not (tmp_path / "out").exists()
 

@@ -14,6 +14,7 @@ from ecea.model.errors import CheckpointError
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.errors import RequestError
+from ecea.runtime.words import counted
 
 Tensor = npt.NDArray[np.float32]
 
@@ -58,7 +59,7 @@ def open_checkpoint(path: Path, *, num_heads: Sequence[int] | None = None, threa
         raise RequestError(str(error)) from error
     if isinstance(network, UNet) and network.bands != 3:
         raise RequestError(
-            f"{path}: is a U-Net of {network.bands} bands, scenes are filled three at a time: train another"
+            f"{path}: is a U-Net of {counted(network.bands, 'band')}, scenes are filled three at a time: train another"
         )
     if isinstance(network, UNet) and num_heads is not None:
         raise RequestError(f"{path}: is a U-Net, which has no heads: leave out --num-heads, or evaluate it apart")

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ecea.runtime.errors import EceaError
+from ecea.runtime.words import counted
 from ecea.training.evaluation.gaps import GapSource, draw_gaps
 from ecea.training.evaluation.methods import Case, Filled, Method
 from ecea.training.evaluation.metrics import Comparison, Scores, Sums, published_levels
@@ -230,6 +231,6 @@ def _check_untouched(method: Method, case: Case, result: Filled) -> None:
     if before.tobytes() != after.tobytes():
         changed = int(np.count_nonzero((before != after).any(axis=0)))
         raise EceaError(
-            f"{case.scene.path}: {method.name} changed {changed} pixels that are no gap, expected none: this is an "
-            "error of the method, so report it"
+            f"{case.scene.path}: {method.name} changed {counted(changed, 'pixel')} outside gaps, expected none: this "
+            "is an error of the method, so report it"
         )

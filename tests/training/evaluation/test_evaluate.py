@@ -131,7 +131,7 @@ def test_all_methods_fill_the_same_gaps(done: Evaluation) -> None:
 
 
 def test_a_method_that_changes_valid_pixels(two_scenes: list[Source]) -> None:
-    with pytest.raises(EceaError, match=r"a\.tif: careless changed 1 pixels that are no gap, expected none"):
+    with pytest.raises(EceaError, match=r"a\.tif: careless changed 1 pixel outside gaps, expected none"):
         evaluate(two_scenes, [Stripes(2)], [Careless(0, "careless")])
 
 

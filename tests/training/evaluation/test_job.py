@@ -150,7 +150,7 @@ def test_the_scenes_of_a_fold(job: Job, noise: NDArray[np.uint8], write_raster: 
         ({"stripes": (2, 40)}, "stripes of 40 px are impossible"),
         ({"folds": 5}, "--folds and --fold go together"),
         ({"fold": 1}, "--folds and --fold go together"),
-        ({"folds": 2, "fold": 1}, "1 scenes (a) cannot be split into 2 folds"),
+        ({"folds": 2, "fold": 1}, "1 scene (a) cannot be split into 2 folds"),
         ({"folds": 2, "fold": 0}, "fold 0 is not one of 2: expected --fold 1 to 2"),
         ({"folds": 2, "fold": 3}, "fold 3 is not one of 2: expected --fold 1 to 2"),
         ({"group": "tile"}, "group 'tile' is unknown: expected one of number, prefix, folder"),
