@@ -21,7 +21,7 @@ demo: $(READY)
 	@mkdir -p $(DEMO)
 	$(BIN)/python -m ecea.runtime.sample $(DEMO)/scene.tif
 	$(BIN)/ecea-export training/weights/unet.safetensors -o $(DEMO)/unet.ecea --engine fp32 --engine fp16
-	$(BIN)/ecea-run $(DEMO)/scene.tif -o $(DEMO)/scene_filled.tif --bundle $(DEMO)/unet.ecea --stretch 7273,34546,1
+	$(BIN)/ecea-run $(DEMO)/scene.tif -o $(DEMO)/scene_filled.tif --bundle $(DEMO)/unet.ecea
 	$(BIN)/python -m ecea.runtime.picture $(DEMO)/scene.tif $(DEMO)/scene_filled.tif $(DEMO)/before_after.png
 	@echo
 	@echo "The scene:        $(DEMO)/scene.tif"
