@@ -1,13 +1,12 @@
 """``ecea-export``: a trained checkpoint becomes a bundle."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Debug, Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Version, new_app, numbers, say, sentences, start
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.stretch import parse_stretch
 
@@ -119,7 +118,7 @@ def export(
             ) from error
         if checkpoint is None:
             assert rebuild_plans is not None
-            bundle = rebuild(rebuild_plans, batch or (), scenes=scenes, scene_options=options, say=_say)
+            bundle = rebuild(rebuild_plans, batch or (), scenes=scenes, scene_options=options, say=say)
         else:
             bundle = export_bundle(
                 checkpoint,
@@ -131,14 +130,14 @@ def export(
                 int8_target_db=DEFAULT_TARGET_DB if int8_target_db is None else int8_target_db,
                 tensorrt=tensorrt,
                 batches=batch or DEFAULT_BATCHES,
-                say=_say,
+                say=say,
             )
         print_bundle(bundle)
         shortfall = below_target(bundle, rebuilt=checkpoint is None)
         if shortfall and not allow_below_target:
             raise EceaError(shortfall)
         if shortfall:
-            _say(f"warning     {shortfall}")
+            say(f"warning     {shortfall}")
 
 
 def main() -> None:
@@ -151,7 +150,3 @@ def _refuse_ignored(options: Mapping[str, object], where: str) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RequestError(f"{' and '.join(given)}: cannot be given {where}: leave it out")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stdout, flush=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ecea.runtime.bundle import SUFFIX
-from ecea.runtime.command import numbers, start_script
+from ecea.runtime.command import numbers, say, start_script
 from ecea.runtime.errors import RequestError
 
 
@@ -35,7 +35,7 @@ def main(
         raise RequestError(
             f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
         ) from error
-    print_bundle(export_compact(checkpoint, bundle, num_heads=heads, say=print))
+    print_bundle(export_compact(checkpoint, bundle, num_heads=heads, say=say))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What an export came to, printed."""
 
-from rich.console import Console
 from rich.table import Table
 
 from ecea.runtime.bundle import Bundle
+from ecea.runtime.command import say, say_table
 
 _COLUMNS = ("engine", "file", "run on", "MB", "times PyTorch", "largest error", "dB in gaps", "layers in INT8")
 
@@ -33,10 +33,9 @@ def print_bundle(bundle: Bundle) -> None:
                 f"{entry['missing_psnr_db']:.1f}",
                 _quantized(record.quantization["layers"]) if record.quantization else "",
             )
-    # Into a file or a pipe, no narrower than it needs.
-    Console(width=None if Console().is_terminal else 140).print(table)
+    say_table(table, width=140)
     size = sum(path.stat().st_size for path in bundle.path.iterdir())
-    print(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB", flush=True)
+    say(f"bundle      {bundle.path}: {', '.join(bundle.engine_names)}; {size / 1e6:.0f} MB")
 
 
 def _quantized(layers: list[dict[str, str]]) -> str:

@@ -13,7 +13,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, report, say, sentence, sentences, start
+from ecea.runtime.command import (
+    Debug,
+    Threads,
+    Version,
+    new_app,
+    numbers,
+    report,
+    say,
+    say_json,
+    sentence,
+    sentences,
+    start,
+)
 from ecea.runtime.engine import Engine, by_reason, open_engine, usable_processors
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.filling import OnRows, Result, inpaint, mask_or_default
@@ -134,9 +146,7 @@ def _refusal_as_json(wanted: bool) -> Iterator[None]:
 
 
 def _print_json(results: list[Result], errors: list[dict[str, str]]) -> None:
-    if sys.stdout is None:
-        raise EceaError("standard output is closed, so the result is not printed: leave it open, or --json out")
-    say(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
+    say_json(json.dumps({"results": [dataclasses.asdict(result) for result in results], "errors": errors}))
 
 
 def _fill_all(

@@ -17,6 +17,8 @@ from types import FrameType
 from typing import Annotated, NoReturn, get_origin
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from ecea.runtime.entry import INTERRUPTED, on_stop
 from ecea.runtime.errors import EceaError, RequestError
@@ -99,6 +101,30 @@ def say(text: str) -> None:
         raise
     except OSError as error:
         raise _unwritten(error) from error
+
+
+def say_table(table: Table, width: int) -> None:
+    """Print a table as :func:`say` does, as wide as the terminal, or as it needs: into a file or a pipe.
+
+    Args:
+        table: rich's.
+        width: that it needs at most, in characters.
+    """
+    console = Console(width=None if Console().is_terminal else width)
+    with console.capture() as printed:
+        console.print(table)
+    say(printed.get().removesuffix("\n"))
+
+
+def say_json(text: str) -> None:
+    """Print a result for programs as :func:`say` does.
+
+    Raises:
+        EceaError: where there is no standard output, too: a result that was asked for would be lost unnoticed.
+    """
+    if sys.stdout is None:
+        raise EceaError("standard output is closed, so the result is not printed: leave it open, or --json out")
+    say(text)
 
 
 def _unwritten(error: OSError) -> EceaError:

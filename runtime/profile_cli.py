@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, say, sentences, start
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.profile_page import profile_page
@@ -47,15 +48,9 @@ def profile(
             check_destination(output)
         with open_engine(bundle, engine=engine, backend=backend, threads=threads, streams=streams) as opened:
             measured = profile_engine(opened, batches=batches, runs=runs)
-        _print(measured)
         if output is not None:
-            text = (
-                profile_page(measured)
-                if output.suffix == ".html"
-                else json.dumps(dataclasses.asdict(measured), indent=1)
-            )
-            with written_whole(output) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            _write(measured, output)
+        say("\n".join(_lines(measured)))
 
 
 def main() -> None:
@@ -63,19 +58,26 @@ def main() -> None:
     start(app, COMMAND)
 
 
-def _print(measured: Profile) -> None:
-    print(
+def _write(measured: Profile, path: Path) -> None:
+    as_page = path.suffix == ".html"
+    text = profile_page(measured) if as_page else json.dumps(dataclasses.asdict(measured), indent=1)
+    with written_whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _lines(measured: Profile) -> Iterator[str]:
+    yield (
         f"{measured.engine} on {measured.backend} in {measured.arithmetic}, {counted(measured.threads, 'thread')} in "
         f"{counted(measured.streams, 'stream')}, {measured.machine}"
     )
-    print(f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms")
+    yield f"first tile  {1e3 * measured.first_tile_seconds:.0f} ms"
     for latency in measured.latencies:
         times = ", ".join(
             f"p{percentile} {1e3 * seconds:.1f} ms" for percentile, seconds in latency.percentiles.items()
         )
-        print(f"batch {latency.batch:<5} {times}; {latency.tiles_per_second:.2f} tiles/s")
+        yield f"batch {latency.batch:<5} {times}; {latency.tiles_per_second:.2f} tiles/s"
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in measured.stages.items())
-    print(f"{counted(measured.scene_tiles, 'tile')}    {stages}")
+    yield f"{counted(measured.scene_tiles, 'tile')}    {stages}"
     total = sum(layer.seconds for layer in measured.layers)
     for kind, seconds in list(by_kind(measured.layers).items())[:8]:
-        print(f"{kind:<24} {1e3 * seconds:8.2f} ms {100 * seconds / total:5.1f} %")
+        yield f"{kind:<24} {1e3 * seconds:8.2f} ms {100 * seconds / total:5.1f} %"

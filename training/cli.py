@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
+from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, say, sentences, start
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import parse_stretch
 from ecea.training.processes import one_voice
@@ -233,7 +233,7 @@ def _integers(text: str, what: str, example: str) -> tuple[int, ...]:
 
 def _say(line: str, wanted: bool) -> None:
     if wanted:
-        print(line, file=sys.stdout, flush=True)
+        say(line)
 
 
 @contextmanager

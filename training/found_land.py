@@ -23,7 +23,7 @@ import numpy.typing as npt
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from ecea.runtime.command import start_script
+from ecea.runtime.command import say, start_script
 from ecea.runtime.errors import RequestError
 from ecea.runtime.writer import written_whole
 from ecea.training.sources import LIST_SUFFIX
@@ -242,7 +242,7 @@ def _nested(triples: Sequence[Sequence[int]]) -> str:
 
 def main(archives: Path, folder: Path) -> None:
     """Write the scenes that the folder ARCHIVES holds into FOLDER, and land.toml, a list of them for ecea-train."""
-    print(f"written: {', '.join(write_land(archives, folder))}")
+    say(f"written: {', '.join(write_land(archives, folder))}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ecea.runtime.command import say_json
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import Stretch
@@ -102,7 +103,7 @@ def run(job: Job, *, as_json: bool) -> None:
             )
     _write(job, done, sheet)
     if as_json:
-        print(evaluation_json(done, job.settings), end="")
+        say_json(evaluation_json(done, job.settings).removesuffix("\n"))
     else:
         print_tables(tables(done))
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ecea.runtime.command import say, say_table
 from ecea.training.evaluation.evaluate import Evaluation, Result
 from ecea.training.evaluation.metrics import Scores
 from ecea.training.evaluation.seams import Steps
@@ -36,16 +36,14 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 def print_tables(several: Iterable[Table]) -> None:
     """Print tables on stdout."""
-    # Into a file or a pipe, no narrower than they need.
-    console = Console(width=None if Console().is_terminal else 160)
     for table in several:
         rich = RichTable(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="bold")
         for index, header in enumerate(table.headers):
             rich.add_column(header, justify="left" if index < 2 else "right")
         for row in table.rows:
             rich.add_row(*map(Text, row))  # as they are: in a string [] would be markup
-        console.print(rich)
-        console.print()
+        say_table(rich, width=160)
+        say("")
 
 
 def markdown(several: Iterable[Table]) -> str:
