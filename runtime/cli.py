@@ -31,6 +31,7 @@ from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.filling import OnRows, Result, inpaint, mask_or_default
 from ecea.runtime.paths import is_read_through, same_file
 from ecea.runtime.pipeline import Progress as Done
+from ecea.runtime.report import SUFFIX as PAGE_SUFFIX
 from ecea.runtime.report import write_report
 from ecea.runtime.scene import Scene
 from ecea.runtime.stretch import Stretch, parse_stretch
@@ -109,7 +110,9 @@ def run(
                 "batch": batch,
             }
             targets = _destinations(scenes, output)
-            _check_not_read(targets, report_file, scenes, options)
+            if report_file is not None:
+                _check_page(report_file, targets)
+            _check_nothing_read_is_replaced(targets, report_file, scenes, options)
             threads = usable_processors() if threads is None else threads
             opened = open_engine(
                 bundle,
@@ -229,22 +232,28 @@ def _destinations(scenes: list[str], output: str | None) -> list[Path]:
     return targets
 
 
-def _check_not_read(targets: list[Path], page: Path | None, scenes: list[str], options: Mapping[str, Any]) -> None:
-    """Refuse a page that cannot be written, and whatever would take the place of a raster of this run."""
-    read: list[str] = []
-    replaced = [target for target in targets if os.path.lexists(target)]
-    if page is not None or (replaced and len(scenes) > 1):  # what one scene is read from, inpaint looks at itself
-        named = [options["mask"]] if options["mask"] else []
-        read = [*scenes, *named, *_files_read(scenes, options)]
-    for target in replaced if len(scenes) > 1 else []:
-        if is_read_through(target, read):
-            raise RequestError(f"{target}: is read in this run, so it is not overwritten: name another output")
-    if page is not None:
-        check_destination(page)
-        if page.resolve() in [target.resolve() for target in targets] or is_read_through(page, [*read, *targets]):
-            raise RequestError(f"{page}: is a raster of this run, not a place for its report: name another file")
-        if page.suffix.lower() not in (".html", ".htm"):
-            raise RequestError(f"{page}: does not end in .html: name the report NAME.html")
+def _check_page(page: Path, targets: list[Path]) -> None:
+    """Refuse a page that cannot be written, or takes the place of an output."""
+    check_destination(page, PAGE_SUFFIX)
+    if page.resolve() in [target.resolve() for target in targets] or is_read_through(page, targets):
+        raise RequestError(f"{page}: is an output of this run, not a place for its report: name another file")
+
+
+def _check_nothing_read_is_replaced(
+    targets: list[Path], page: Path | None, scenes: list[str], options: Mapping[str, Any]
+) -> None:
+    """Refuse an output or a page that takes the place of what any scene is read from."""
+    written = [] if page is None else [page]
+    if len(scenes) > 1:  # what one scene is read from, inpaint looks at itself
+        written += targets
+    replaced = [path for path in written if os.path.lexists(path)]
+    if not replaced:
+        return
+    named = [options["mask"]] if options["mask"] else []
+    read = [*scenes, *named, *_files_read(scenes, options)]
+    for path in replaced:
+        if is_read_through(path, read):
+            raise RequestError(f"{path}: is read in this run, so it is not overwritten: name another output")
 
 
 def _files_read(scenes: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:

@@ -64,9 +64,7 @@ def before_after(
         EceaError: the picture cannot be encoded or written.
     """
     png = Path(png_path)
-    if png.suffix.lower() != ".png":
-        raise RequestError(f"{png}: does not end in .png: name the picture NAME.png")
-    check_destination(png)
+    check_destination(png, ".png")
     for path in (before_path, after_path):
         if same_file(path, png):
             raise RequestError(f"{png}: is one of the scenes, and would be replaced: name another picture")

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from ecea.runtime.backends.batch import check_batch
 from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, say, sentences, start
 from ecea.runtime.engine import open_engine
-from ecea.runtime.errors import RequestError
 from ecea.runtime.profile_page import profile_page
 from ecea.runtime.profiling import DEFAULT_RUNS, Profile, by_kind, profile_engine
 from ecea.runtime.words import counted
@@ -27,7 +27,7 @@ def profile(
     engine: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     backend: Annotated[str, typer.Option(help="auto, tensorrt, cuda, openvino or cpu.")] = "auto",
     batch: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes to time.")] = "1",
-    runs: Annotated[int, typer.Option(help="Timed runs for each.")] = DEFAULT_RUNS,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs for each.")] = DEFAULT_RUNS,
     threads: Threads = None,
     streams: Annotated[int, typer.Option(min=1, max=1024, help="Tiles of a batch computed side by side.")] = 1,
     output: Annotated[
@@ -40,12 +40,10 @@ def profile(
     """Time an engine: latency, throughput, stages of a scene, operators."""
     with sentences(COMMAND, debug):
         batches = numbers(batch, "batches") or ()
-        if runs < 1 or not batches or min(batches) < 1:
-            raise RequestError(f"{counted(runs, 'run')} of batches {batch} cannot be timed: expected 1 or more of each")
+        for size in batches:
+            check_batch(size)
         if output is not None:
-            if output.suffix not in (".json", ".html"):
-                raise RequestError(f"{output}: is neither .json nor .html: name the profile one of these")
-            check_destination(output)
+            check_destination(output, ".json", ".html")
         with open_engine(bundle, engine=engine, backend=backend, threads=threads, streams=streams) as opened:
             measured = profile_engine(opened, batches=batches, runs=runs)
         if output is not None:
@@ -59,7 +57,7 @@ def main() -> None:
 
 
 def _write(measured: Profile, path: Path) -> None:
-    as_page = path.suffix == ".html"
+    as_page = path.suffix.lower() == ".html"
     text = profile_page(measured) if as_page else json.dumps(dataclasses.asdict(measured), indent=1)
     with written_whole(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -13,6 +13,8 @@ from ecea.runtime.picture import before_after
 from ecea.runtime.stretch import Stretch
 from ecea.runtime.writer import check_destination, written_whole
 
+SUFFIX = ".html"
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>ECEA: filled scenes</title>
 <style>
@@ -39,10 +41,10 @@ def write_report(path: Path, results: Iterable[Result], errors: Iterable[Mapping
         errors: of those that were not, each with ``source`` and ``message``.
 
     Raises:
-        RequestError: where the page's folder does not exist.
+        RequestError: where there is no place for the page, or its name is not a page's.
         EceaError: where a scene can no longer be read or the page not be written.
     """
-    check_destination(path)
+    check_destination(path, SUFFIX)
     sections = "\n".join([*map(_section, results), *map(_failure, errors)])
     with written_whole(path) as temporary:
         temporary.write_text(_PAGE.format(sections=sections), encoding="utf-8", errors="backslashreplace")

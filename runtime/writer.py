@@ -30,13 +30,20 @@ _STRUCTURE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "LocationInfo", "TIFF")
 WriteRows = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_]], None]
 
 
-def check_destination(destination: Path) -> None:
+def check_destination(destination: Path, *suffixes: str) -> None:
     """Refuse a destination that cannot be written, before any work is done.
 
+    Args:
+        destination: of a file.
+        suffixes: in small letters, of which it has to have one, in small letters or capitals; none: it may have any.
+
     Raises:
-        RequestError: where its folder does not exist, may not be written or is a bundle, or it is a folder, a device
-            or a pipe, or has too long a name. Of a link, the folder is that of what it leads to.
+        RequestError: where it has another suffix, its folder does not exist, may not be written or is a bundle, or it
+            is a folder, a device or a pipe, or has too long a name. Of a link, the folder is that of what it leads to.
     """
+    if suffixes and destination.suffix.lower() not in suffixes:
+        names = " or ".join(f"NAME{suffix}" for suffix in suffixes)
+        raise RequestError(f"{destination}: does not end in {' or '.join(suffixes)}: name it {names}")
     folder = written_at(destination).parent
     try:
         destination.lstat()

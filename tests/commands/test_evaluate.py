@@ -37,7 +37,7 @@ def test_help_names_every_option_and_needs_nothing_heavy(run: Run, without: Run)
 def test_a_bundle_beside_the_baselines(run: Run, bundle: Path, clean: Path, tmp_path: Path) -> None:
     done = run(
         "ecea-evaluate", "--scenes", "clean.tif", "--stripes", "3,9", "--bundle", "tiny.ecea", "--backend", "cpu",
-        "--baseline", "all", "--published", "-o", "out.json", "-o", "out.md", "--sheet", "sheet.png",
+        "--baseline", "all", "--published", "-o", "out.json", "-o", "out.MD", "--sheet", "sheet.PNG",
     )  # fmt: skip
     assert (done.status, done.stderr) == (0, "")
     for text in ("Over gap pixels", "stripes of 9 px", "tiny.ecea fp32", "fillnodata", "(clean scene)", "9-14 px"):
@@ -54,8 +54,8 @@ def test_a_bundle_beside_the_baselines(run: Run, bundle: Path, clean: Path, tmp_
         assert outcome["pixels_left"] == 0
     (about,) = (method["about"] for method in content["methods"] if not method["is_baseline"])
     assert (about["path"], about["engine"], about["backend"]) == ("tiny.ecea", "fp32", "cpu")
-    assert (tmp_path / "out.md").read_text().startswith("**Over gap pixels**")
-    with Image.open(tmp_path / "sheet.png") as sheet:
+    assert (tmp_path / "out.MD").read_text().startswith("**Over gap pixels**")
+    with Image.open(tmp_path / "sheet.PNG") as sheet:
         assert sheet.width > 7 * 200
 
 

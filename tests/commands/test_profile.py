@@ -33,10 +33,10 @@ def test_a_profile_as_json(backend: str, run: Run, bundle: Path, tmp_path: Path)
 
 
 def test_a_profile_as_a_page(run: Run, bundle: Path, tmp_path: Path) -> None:
-    done = run("ecea-profile", "--backend", "cpu", "--runs", 2, "-o", "profile.html")
+    done = run("ecea-profile", "--backend", "cpu", "--runs", 2, "-o", "profile.HTML")
     assert done.status == 0
     assert done.stdout.startswith("fp32 on cpu in f32, ")
-    page = (tmp_path / "profile.html").read_text()
+    page = (tmp_path / "profile.HTML").read_text()
     assert "<h1>fp32 on cpu in f32</h1>" in page
     assert "Latency" in page
     assert "tiny.ecea" in page
@@ -50,9 +50,10 @@ def test_kinds_of_operators_come_with_the_longest_first() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("-o", "profile.png"), "profile.png: is neither .json nor .html"),
-        (("--batch", "0", "--runs", "1"), "1 run of batches 0 cannot be timed"),
-        (("--runs", "0"), "0 runs of batches 1 cannot be timed"),
+        (("-o", "profile.png"), "profile.png: does not end in .json or .html"),
+        (("--batch", "0", "--runs", "1"), "a batch of 0 tiles is impossible: expected 1 to 1024"),
+        (("--batch", "1,2000"), "a batch of 2000 tiles is impossible: expected 1 to 1024"),
+        (("--runs", "0"), "Invalid value for '--runs'"),
         (("--engine", "int8"), "export it with 'ecea-export CHECKPOINT --engine int8'"),
         (("--streams", "900", "--threads", "2"), "900 streams cannot share 2 threads: expected 1 to 2"),
     ],

@@ -293,13 +293,17 @@ def test_no_output_folder(desk: Desk) -> None:
 def test_a_report_with_no_place(desk: Desk) -> None:
     sentence = desk.refusal("scene.tif", *OUT, "--report", "absent/page.html")
     assert sentence.startswith("absent/page.html: the folder absent does not exist")
-    for taken in ("scene.tif", "out/filled.tif", "out/../out/filled.tif"):
-        sentence = desk.refusal("scene.tif", *OUT, "--report", taken)
-        assert sentence.startswith(f"{taken}: is a raster of this run")
-    for name in ("X_QA_PIXEL.TIF", "X_scene.tif"):
-        desk.write_scene(name, desk.values.astype(np.uint16), nodata=0)
-    sentence = desk.refusal("X_scene.tif", *OUT, "--mask", "qa", "--report", "X_QA_PIXEL.TIF")
-    assert sentence.startswith("X_QA_PIXEL.TIF: is a raster of this run")
+
+
+def test_a_report_in_the_place_of_a_raster(desk: Desk) -> None:
+    """Whose name may end as a page's does."""
+    desk.write_scene("scene.html", desk.values, nodata=0)
+    for scene, options in (("scene.html", ()), ("scene.tif", ("--mask", "scene.html"))):
+        sentence = desk.refusal(scene, *OUT, *options, "--report", "scene.html")
+        assert sentence.startswith("scene.html: is read in this run, so it is not overwritten")
+    for page in ("out/filled.html", "out/../out/filled.html"):
+        sentence = desk.refusal("scene.tif", "-o", "out/filled.html", "--report", page)
+        assert sentence.startswith(f"{page}: is an output of this run")
 
 
 # Options
@@ -381,5 +385,6 @@ def test_a_name_too_long_for_the_file_system(desk: Desk) -> None:
 
 
 def test_a_report_that_is_no_page(desk: Desk) -> None:
-    sentence = desk.refusal("scene.tif", *OUT, "--report", "page.tif")
-    assert sentence == "page.tif: does not end in .html: name the report NAME.html"
+    """It is told before any scene is looked at."""
+    sentence = desk.refusal("absent.tif", *OUT, "--report", "page.tif")
+    assert sentence == "page.tif: does not end in .html: name it NAME.html"

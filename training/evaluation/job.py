@@ -110,12 +110,9 @@ def run(job: Job, *, as_json: bool) -> None:
 
 def _check_outputs(job: Job) -> None:
     for path in job.outputs:
-        if path.suffix not in FORMATS:
-            raise RequestError(f"{path}: is neither {' nor '.join(FORMATS)}: name the results one of these")
-    if job.sheet is not None and job.sheet.suffix != ".png":
-        raise RequestError(f"{job.sheet}: is not .png: name the contact sheet so")
-    for path in job.written:
-        check_destination(path)
+        check_destination(path, *FORMATS)
+    if job.sheet is not None:
+        check_destination(job.sheet, ".png")
 
 
 def _check_options_used(job: Job) -> None:
@@ -194,7 +191,7 @@ def _checkpoint(job: Job, path: Path, stack: ExitStack) -> Method:
 def _write(job: Job, done: Evaluation, sheet: ContactSheet) -> None:
     with ExitStack() as whole:  # none is put in place before all are written
         for path in job.outputs:
-            text = evaluation_json(done, job.settings) if path.suffix == ".json" else markdown(tables(done))
+            text = evaluation_json(done, job.settings) if path.suffix.lower() == ".json" else markdown(tables(done))
             whole.enter_context(written_whole(path)).write_text(text, encoding="utf-8")
         if job.sheet is not None:
             sheet.write(job.sheet, [method.name for method in done.methods])
