@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from ecea.model import CheckpointError, Generator, UNet
+from ecea.model import Generator, UNet
 from ecea.model.checkpoint import load_network
 
 UNET_TILE = 128
@@ -39,25 +39,10 @@ def load_exportable(path: str | PathLike[str], num_heads: Sequence[int] | None =
         path, num_heads: as :func:`ecea.model.load_generator` takes them.
 
     Raises:
-        CheckpointError: where it is neither's, takes or gives other than three bands, or is a U-Net's and ``num_heads``
-            are named.
+        CheckpointError: where it is neither's, of other than three bands, or is a U-Net's and ``num_heads`` are named.
     """
-    network = load_network(path, num_heads)
+    network = load_network(path, num_heads, bands=3)
     if isinstance(network, UNet):
-        return _of_unet(path, network, num_heads)
-    config = network.config
-    if (config.in_c, config.out_c) != (4, 3):
-        raise CheckpointError(
-            f"{path}: takes {config.in_c} and gives {config.out_c} channels, the runtime's tiles have "
-            "4 (image and mask) and 3: export a checkpoint of that configuration"
-        )
-    return Exportable(network, config.img_size, dataclasses.asdict(config))
-
-
-def _of_unet(path: str | PathLike[str], network: UNet, num_heads: Sequence[int] | None) -> Exportable:
-    if network.bands != 3:
-        raise CheckpointError(f"{path} is a U-Net of {network.bands} bands; expected one of 3: train another")
-    if num_heads is not None:
-        raise CheckpointError(f"{path} is a U-Net, which has no attention heads: leave their numbers out")
-    configuration = {"network": "unet", "img_size": UNET_TILE, "widths": list(network.widths)}
-    return Exportable(network, UNET_TILE, configuration)
+        configuration = {"network": "unet", "img_size": UNET_TILE, "widths": list(network.widths)}
+        return Exportable(network, UNET_TILE, configuration)
+    return Exportable(network, network.config.img_size, dataclasses.asdict(network.config))

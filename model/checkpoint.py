@@ -70,23 +70,31 @@ def load_unet(path: str | PathLike[str], bands: int) -> UNet:
     """
     path = Path(path)
     unet = _unet(path, read_state_dict(path))
-    if unet.bands != bands:
-        raise CheckpointError(f"{path} is a U-Net of {unet.bands} bands; expected one of {bands}: train another")
+    _check_bands(path, unet, bands)
     return unet
 
 
-def load_network(path: str | PathLike[str], num_heads: Sequence[int] | None = None) -> Generator | UNet:
+def load_network(path: str | PathLike[str], num_heads: Sequence[int] | None, bands: int) -> Generator | UNet:
     """Load whichever network a checkpoint is of: a generator, or a U-Net that stands alone.
 
     Args:
         path, num_heads: as :func:`load_generator` takes them.
+        bands: that it has to take, beside the mask, and to give.
 
     Raises:
-        CheckpointError: where the file is neither's.
+        CheckpointError: where the file is neither's, of other bands, or is a U-Net's and ``num_heads`` are named.
     """
     path = Path(path)
     state = read_state_dict(path)
-    return _unet(path, state) if _is_unet(state) else _generator(path, state, num_heads, expectation_attention)
+    if not _is_unet(state):
+        generator = _generator(path, state, num_heads, expectation_attention)
+        _check_bands(path, generator, bands)
+        return generator
+    if num_heads is not None:
+        raise CheckpointError(f"{path} is a U-Net, which has no attention heads: leave num_heads (--num-heads) out")
+    unet = _unet(path, state)
+    _check_bands(path, unet, bands)
+    return unet
 
 
 def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -160,6 +168,19 @@ def _unet(path: Path, state: Mapping[str, Tensor]) -> UNet:
     _check_tensors(path, state, unet.state_dict(), "U-Net", "give a checkpoint that ecea-train --network unet wrote")
     unet.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return unet.eval()
+
+
+def _check_bands(path: Path, network: Generator | UNet, bands: int) -> None:
+    """Raise CheckpointError unless a network takes and gives so many bands."""
+    if isinstance(network, UNet):
+        kind, channels = "U-Net", (network.bands + 1, network.bands)
+    else:
+        kind, channels = "generator", (network.config.in_c, network.config.out_c)
+    if channels != (bands + 1, bands):
+        raise CheckpointError(
+            f"{path} is a {kind} from {channels[0]} to {channels[1]} channels; expected one from {bands + 1} (image "
+            f"and mask) to {bands}: train another"
+        )
 
 
 def _is_unet(state: Mapping[str, Tensor]) -> bool:

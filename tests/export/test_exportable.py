@@ -68,7 +68,7 @@ def test_a_generator_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported(tmp_path: Path, unet: UNet) -> None:
     torch.save(UNet(4, WIDTHS).state_dict(), tmp_path / "four.pth")
-    with pytest.raises(CheckpointError, match=r"four\.pth is a U-Net of 4 bands; expected one of 3"):
+    with pytest.raises(CheckpointError, match=r"four\.pth is a U-Net from 5 to 4 channels; expected one from 4"):
         load_exportable(tmp_path / "four.pth")
     with pytest.raises(CheckpointError, match=r"U\.pth is a U-Net, which has no attention heads"):
         load_exportable(tmp_path / "U.pth", (1, 2, 4, 8))

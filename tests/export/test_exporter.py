@@ -369,7 +369,7 @@ def test_other_channels_are_refused(in_c: int, out_c: int, tmp_path: Path) -> No
     checkpoint = tmp_path / "other.pth"
     torch.save(untrained_state_dict(config, seed=1), checkpoint)
     sentence = refusal(checkpoint, tmp_path / "site.ecea")
-    assert sentence.startswith(f"{checkpoint}: takes {in_c} and gives {out_c} channels")
+    assert sentence.startswith(f"{checkpoint} is a generator from {in_c} to {out_c} channels; expected one from 4 ")
 
 
 @pytest.mark.parametrize("num_heads", [(3, 2, 4, 8), (1, 2, 4), (0, 1, 1, 1)])

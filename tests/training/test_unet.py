@@ -169,7 +169,7 @@ def test_what_is_no_unet_is_refused(patches: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="a U-Net refines a smooth fill, to the truth: leave out --teacher"):
         run(options(network="unet"), patches, tmp_path / "out", teacher=brightening(tmp_path / "teacher.pth"))
     torch.save(UNet(bands=4).state_dict(), tmp_path / "four.pth")
-    with pytest.raises(CheckpointError, match=r"four\.pth is a U-Net of 4 bands; expected one of 3"):
+    with pytest.raises(CheckpointError, match=r"four\.pth is a U-Net from 5 to 4 channels; expected one from 4"):
         load_unet(tmp_path / "four.pth", 3)
     torch.save(UNet(widths=(4,) * 7).state_dict(), tmp_path / "deep.pth")
     with pytest.raises(CheckpointError, match=r"deep\.pth is a U-Net of 7 levels; expected 6 at most"):

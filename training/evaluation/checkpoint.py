@@ -14,7 +14,6 @@ from ecea.model.errors import CheckpointError
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.errors import RequestError
-from ecea.runtime.words import counted
 
 Tensor = npt.NDArray[np.float32]
 
@@ -51,18 +50,13 @@ def open_checkpoint(path: Path, *, num_heads: Sequence[int] | None = None, threa
         threads: that PyTorch computes on; None: the processors that this process may use.
 
     Raises:
-        RequestError: where the file is no checkpoint of a generator of three bands or of a U-Net of as many.
+        RequestError: where the file is no checkpoint of a generator of three bands or of a U-Net of as many, or is a
+            U-Net's and ``num_heads`` are named.
     """
     try:
-        network = load_network(path, num_heads)
+        network = load_network(path, num_heads, bands=3)
     except CheckpointError as error:
         raise RequestError(str(error)) from error
-    if isinstance(network, UNet) and network.bands != 3:
-        raise RequestError(
-            f"{path}: is a U-Net of {counted(network.bands, 'band')}, scenes are filled three at a time: train another"
-        )
-    if isinstance(network, UNet) and num_heads is not None:
-        raise RequestError(f"{path}: is a U-Net, which has no heads: leave out --num-heads, or evaluate it apart")
     threads = threads or usable_processors()
     torch.set_num_threads(threads)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

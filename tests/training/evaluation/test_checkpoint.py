@@ -1,6 +1,7 @@
 """A checkpoint is evaluated through PyTorch, with the same pipeline."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_unet_is_evaluated_too(
         assert filled.values[:, ~hole].tobytes() == noise[:, ~hole].tobytes()
         fills.append(filled.values[:, hole].astype(float))
     assert (fills[1] - fills[0]).mean() == pytest.approx(noise.std() / 2, rel=0.25)
-    with pytest.raises(RequestError, match=r"U_10\.pth: is a U-Net, which has no heads: leave out --num-heads"):
+    with pytest.raises(RequestError, match=r"U_10\.pth is a U-Net, which has no attention heads"):
         open_checkpoint(tmp_path / "U_10.pth", num_heads=(1, 1, 1, 1))
 
 
@@ -78,3 +79,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         open_checkpoint(path)
     with pytest.raises(RequestError, match="does not exist"):
         open_checkpoint(tmp_path / "absent.pth")
+    gray = replace(CONFIG, in_c=2, out_c=1)
+    torch.save(untrained_state_dict(gray, seed=1), path)
+    with pytest.raises(RequestError, match=r"G\.pth is a generator from 2 to 1 channels; expected one from 4 \(image"):
+        open_checkpoint(path)
