@@ -68,7 +68,7 @@ def test_a_unet_begins_as_the_smooth_fill_and_learns(patches: Path, tmp_path: Pa
     image, edge, mask = tiles()
     made, same_edge = UNet()(image, edge, mask)
     torch.testing.assert_close(made, smooth_fill(image, mask))
-    assert same_edge is edge
+    assert torch.equal(same_edge, edge)
     said = run(options(network="unet", epochs=6, save_every=1), patches, tmp_path / "out")
     assert any(line.startswith("U-Net       1.63 M parameters, tiles of 64 px, refines") for line in said)
     left = [float(line.split("relative ")[1].split(",")[0].split(";")[0]) for line in said if line.startswith("epoch")]
