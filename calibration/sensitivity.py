@@ -1,6 +1,6 @@
 """How much error the quantization of each single layer brings into the filled pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,13 @@ def switchable(quantized: ir.Model, original: ir.Model) -> ir.Model:
     return quantized
 
 
-def measure(model: str, layers: int, feeds: Sequence[Feed], tick: Callable[[], None] = lambda: None) -> list[float]:
+def measure(model: str, layers: int, feeds: Sequence[Feed]) -> list[float]:
     """The mean squared error over the missing pixels of ``out``, on a range of 1, of quantizing each layer alone.
 
     Args:
         model: path of a :func:`switchable` model.
         layers: how many it has.
         feeds: tiles to run.
-        tick: called after each layer.
     """
     session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
     exact = [_run(session, feed, np.zeros(layers, np.bool_)) for feed in feeds]
@@ -62,7 +61,6 @@ def measure(model: str, layers: int, feeds: Sequence[Feed], tick: Callable[[], N
     for layer in np.eye(layers, dtype=np.bool_):
         differences = [_run(session, feed, layer) - out for feed, out in zip(feeds, exact, strict=True)]
         errors.append(missing_error(differences, feeds))
-        tick()
     return errors
 
 

@@ -20,8 +20,7 @@ from ecea.runtime.paths import same_file
 from ecea.runtime.writer import check_destination, written_whole
 
 Bytes = NDArray[np.uint8]
-Stretch = tuple[float, float, float]
-Limits = list[Stretch]
+Limits = list[tuple[float, float]]
 
 LONGEST_SIDE = 1600
 """Pixels that either half of the picture is high and wide at most."""
@@ -40,20 +39,17 @@ def before_after(
     after_path: str | Path,
     png_path: str | Path,
     bands: tuple[int, int, int] = (1, 2, 3),
-    stretch: Stretch | None = None,
 ) -> Path:
     """Write a PNG with one scene left and the other right, alike in colour.
 
-    A pixel without a valid value in any of the bands is drawn in :data:`NODATA_COLOUR`. Scenes longer than
-    :data:`LONGEST_SIDE` are read decimated (every n-th pixel).
+    Each band is drawn from the 1st to the 99th percentile of its valid values before. A pixel without a valid value in
+    any of the bands is drawn in :data:`NODATA_COLOUR`. Scenes longer than :data:`LONGEST_SIDE` are read decimated
+    (every n-th pixel).
 
     Args:
         before_path, after_path: rasters of equal size.
         png_path: of the picture; replaced when it exists, whole or not at all.
         bands: shown as red, green and blue; the first is 1.
-        stretch: minimum, maximum and gamma: ``((value - min) / (max - min)) ** gamma`` is shown, in the units
-            of the file (its scales and offsets are not applied). Default: of each band, the 1st to the 99th
-            percentile of the valid values before, gamma 1.
 
     Returns:
         ``png_path``. The picture is twice as wide as a half, plus :data:`DIVIDER`.
@@ -74,7 +70,7 @@ def before_after(
             f"{after_path}: is {other[1]} x {other[0]} px, {before_path} is {size[1]} x {size[0]}: give two scenes of "
             "the same size"
         )
-    limits = _percentiles(before) if stretch is None else [stretch] * 3
+    limits = _percentiles(before)
     halves = [_label(_colours(before, limits), "before"), _label(_colours(after, limits), "after")]
     divider = np.full((before.shape[1], DIVIDER, 3), 255, dtype=np.uint8)
     return _write_png(png, np.concatenate([halves[0], divider, halves[1]], axis=1))
@@ -98,20 +94,20 @@ def _read(path: str | Path, bands: tuple[int, int, int]) -> tuple[NDArray[np.flo
 
 
 def _percentiles(values: NDArray[np.float64]) -> Limits:
-    """Minimum, maximum and gamma 1 for each band of (3, H, W) values; any limits where nothing is valid."""
+    """Minimum and maximum for each band of (3, H, W) values; any limits where nothing is valid."""
     valid = values[:, ~np.isnan(values[0])]
     if valid.shape[1] == 0:
-        return [(0.0, 1.0, 1.0)] * 3
+        return [(0.0, 1.0)] * 3
     low, high = np.percentile(valid, [1, 99], axis=1)
-    return [(float(a), float(b), 1.0) for a, b in zip(low, high, strict=True)]
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def _colours(values: NDArray[np.float64], limits: Limits) -> Bytes:
     """(3, H, W) values, NaN where invalid, as an (H, W, 3) picture in OpenCV's order: blue, green, red."""
     shown = np.empty((*values.shape[1:], 3), dtype=np.uint8)
-    for band, (low, high, gamma) in enumerate(limits):
+    for band, (low, high) in enumerate(limits):
         span = high - low if high > low else 1.0
-        light = np.clip((np.nan_to_num(values[band], nan=low) - low) / span, 0, 1) ** gamma
+        light = np.clip((np.nan_to_num(values[band], nan=low) - low) / span, 0, 1)
         shown[..., 2 - band] = np.rint(light * 255)
     shown[np.isnan(values[0])] = NODATA_COLOUR
     return shown

@@ -13,8 +13,6 @@ if __name__ == "__main__":  # before what takes time to import
 
     end_when_stopped("python -m ecea.runtime.sample")
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from ecea.runtime.writer import check_destination, written_whole
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Numbers = NDArray[np.uint16]
 
 BAND_SHIFTS = (0.0, 1.0, -1.0)
 """Rows by which the gaps of the sample's bands are moved: the detectors of a band do not look exactly where
@@ -59,26 +58,8 @@ _CROPS = (
     (0.23, 0.26, 0.16),
 )
 
-
-@dataclass(frozen=True)
-class Encoding:
-    """How reflectance is stored: ``reflectance = value * scale + offset``, and what stands for no value."""
-
-    scale: float
-    offset: float
-    nodata: float
-
-
-ENCODINGS = {
-    "uint16": Encoding(scale=2.75e-5, offset=-0.2, nodata=0),  # Landsat Collection 2
-    "int16": Encoding(scale=1e-4, offset=0.0, nodata=-999),
-    "uint8": Encoding(scale=1 / 255, offset=0.0, nodata=0),
-    "float32": Encoding(scale=1.0, offset=0.0, nodata=math.nan),
-}
-"""What :func:`write_sample_scene` can write, by dtype."""
-
-
-# ---- gaps and collar
+# How Landsat Collection 2 stores reflectance: reflectance = value * scale + offset.
+_SCALE, _OFFSET, _NODATA = 2.75e-5, -0.2, 0
 
 
 # ---- land
@@ -265,33 +246,28 @@ def write_sample_scene(
     height: int = 800,
     width: int = 1024,
     seed: int = 1,
-    dtype: str = "uint16",
     truth_path: str | Path | None = None,
 ) -> Path:
     """Write :func:`terrain` as a GeoTIFF with SLC-off gaps and a collar, both nodata: three bands, UTM, 30 m.
 
-    The gaps are as wide at the sides of the swath as in a full scene, and reach the collar there. Those of
-    the three bands differ by :data:`BAND_SHIFTS`.
+    Values are digital numbers of Landsat Collection 2 surface reflectance, 8000 to 34545, which the file's scales and
+    offsets turn into reflectance; nodata is 0. The gaps are as wide at the sides of the swath as in a full scene, and
+    reach the collar there. Those of the three bands differ by :data:`BAND_SHIFTS`.
 
     Args:
         path: of the file; replaced when it exists, whole or not at all.
         height, width: px, neither more than 5 times the other.
         seed: of the land, 0 or more.
-        dtype: a key of :data:`ENCODINGS`. As "uint16", values are digital numbers of Landsat Collection 2
-            surface reflectance, 8000 to 34545, with nodata 0. The file's band scales and offsets turn values
-            into reflectance.
         truth_path: where to write the same scene without gaps, with its collar. Default: nowhere.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: ``dtype`` is not one of those, or the sides are too unlike for a turned swath.
+        ValueError: the sides are too unlike for a turned swath.
         RequestError: a destination cannot be written, found before anything is drawn.
         EceaError: a file could not be written.
     """
-    if dtype not in ENCODINGS:
-        raise ValueError(f"a sample scene cannot be written as {dtype!r}: choose one of {', '.join(ENCODINGS)}")
     for destination in (path, truth_path):
         if destination is not None:
             check_destination(Path(destination))
@@ -300,50 +276,43 @@ def write_sample_scene(
     # A gap of the left half on the upper side keeps slivers of land, one row high, from standing along it.
     phases = [shift - along / 2 for shift in BAND_SHIFTS]
     gaps = np.stack([slc_off_gaps(height, width, phase=phase, swath_width=across) for phase in phases])
-    values = _encode(terrain(height, width, seed), dtype)
+    values = _digital_numbers(terrain(height, width, seed))
     title = f"Synthetic Landsat-7-like scene, seed {seed}"
     if truth_path is not None:
-        _write(Path(truth_path), np.where(outside, _nodata(dtype), values), f"{title}, without gaps")
-    _write(Path(path), np.where(outside | gaps, _nodata(dtype), values), title)
+        _write(Path(truth_path), np.where(outside, _NODATA, values), f"{title}, without gaps")
+    _write(Path(path), np.where(outside | gaps, _NODATA, values), title)
     return Path(path)
 
 
-def _nodata(dtype: str) -> NDArray[np.generic]:
-    return np.array(ENCODINGS[dtype].nodata, dtype=dtype)
+def _digital_numbers(reflectance: Floats) -> Numbers:
+    """Reflectance as it is stored; none is the nodata value."""
+    return np.rint((reflectance.astype(np.float64) - _OFFSET) / _SCALE).astype(np.uint16)
 
 
-def _encode(reflectance: Floats, dtype: str) -> NDArray[np.generic]:
-    """Reflectance as stored values of ``dtype``; none is the nodata value."""
-    encoding = ENCODINGS[dtype]
-    values = (reflectance.astype(np.float64) - encoding.offset) / encoding.scale
-    return values.astype(dtype) if dtype == "float32" else np.rint(values).astype(dtype)
-
-
-def _write(path: Path, values: NDArray[np.generic], title: str) -> None:
+def _write(path: Path, values: Numbers, title: str) -> None:
     """Write (3, H, W) ``values`` beside ``path``, then rename."""
     count, height, width = values.shape
-    encoding = ENCODINGS[values.dtype.name]
     profile = {
         "driver": "GTiff",
         "count": count,
         "height": height,
         "width": width,
-        "dtype": values.dtype.name,
-        "nodata": encoding.nodata,
+        "dtype": "uint16",
+        "nodata": _NODATA,
         "crs": "EPSG:32610",
         "transform": rasterio.Affine(PIXEL_SIZE, 0, 553_800, 0, -PIXEL_SIZE, 4_260_300),
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,
         "compress": "deflate",
-        "predictor": 3 if values.dtype.kind == "f" else 2,
+        "predictor": 2,
         "photometric": "RGB",
     }
     with written_whole(path) as temporary, rasterio.open(temporary, "w", **profile) as scene:
         scene.write(values)
         scene.descriptions = _BANDS
-        scene.scales = (encoding.scale,) * count
-        scene.offsets = (encoding.offset,) * count
+        scene.scales = (_SCALE,) * count
+        scene.offsets = (_OFFSET,) * count
         scene.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         scene.update_tags(TIFFTAG_IMAGEDESCRIPTION=title)
 

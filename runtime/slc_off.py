@@ -28,7 +28,6 @@ def slc_off_gaps(
     swath_width: float | None = None,
     centre: float | None = None,
     free_share: float = FREE_SHARE,
-    half_offset: float = 0.5,
 ) -> Mask:
     """Draw the gaps that Landsat 7 leaves since its scan line corrector failed, in a north-up frame.
 
@@ -51,14 +50,13 @@ def slc_off_gaps(
             Gaps widen by ``max_width / (swath_width / 2)`` px per px from the centre line: 0.004 at 7000.
         centre: column of the centre line in the frame's middle row, in the frame or outside. Default: its middle.
         free_share: share of ``swath_width`` without gaps, around the centre line, 0 to 1.
-        half_offset: share of a period by which the right half's gaps lie lower than the left half's.
 
     Returns:
         (height, width) bool, True in a gap.
     """
     half = (width if swath_width is None else swath_width) / 2
     along, across = _scan_grid(height, width, tilt, centre)
-    stripe = along - phase - np.where(across > 0, half_offset * period, 0.0)
+    stripe = along - phase - np.where(across > 0, period / 2, 0.0)
     from_gap = (stripe + period / 2) % period - period / 2
     wide = np.minimum(max_width / half * np.abs(across), max_width)
     # Half open, so that a gap `w` rows wide never covers more than ceil(w) of them.

@@ -152,7 +152,7 @@ def written_whole(destination: Path) -> Iterator[Path]:
 
 @contextmanager
 def geotiff_like(
-    source: Any, destination: Path, *, named: Path | None = None, with_mask: bool = False, **changes: Any
+    source: Any, destination: Path, *, named: Path | None = None, with_mask: bool = False
 ) -> Iterator[WriteRows]:
     """Create a GeoTIFF with everything of ``source`` but its pixels, and take those from the top row down.
 
@@ -164,7 +164,6 @@ def geotiff_like(
         destination: a path that does not exist.
         named: what errors call it, where it is a temporary one.
         with_mask: write a mask into the file too.
-        changes: of the rasterio profile, such as ``dtype``.
 
     Yields:
         A function that takes the next rows, (bands, h, W), and which of their pixels are valid, (h, W).
@@ -172,12 +171,11 @@ def geotiff_like(
     Raises:
         EceaError: where the file system refuses, with its reason.
     """
-    profile = _profile(source) | changes
     name = destination if named is None else named
     with ExitStack() as stack:
         with _writing(name):
             stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"))
-            target = stack.enter_context(rasterio.open(destination, "w", **profile))
+            target = stack.enter_context(rasterio.open(destination, "w", **_profile(source)))
             _copy_metadata(source, target)
         rows = _AlignedRows(target, name, with_mask)
         yield rows.add

@@ -141,9 +141,7 @@ class TensorRtSession:
         arithmetic: ``f16`` where the plans compute in half precision, else ``f32``.
     """
 
-    def __init__(
-        self, device: Device, plans: Plans, *, lanes: int, arithmetic: str, graphs: bool = True, profiler: Any = None
-    ) -> None:
+    def __init__(self, device: Device, plans: Plans, *, lanes: int, arithmetic: str, profiler: Any = None) -> None:
         self.arithmetic = arithmetic
         self._device = device
         self._plans = plans
@@ -161,7 +159,7 @@ class TensorRtSession:
                     closing.callback(run.close)
                     if profiler is not None:
                         run.context.profiler = profiler
-                    elif graphs:
+                    else:
                         run.record()
                     lane.runs[batch] = run
                 self._idle.put(lane)
