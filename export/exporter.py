@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ecea.calibration import Calibration, Source, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
 from ecea.export.exportable import Exportable, load_exportable
-from ecea.export.folder import check_bundle, check_scenes, describe_file, sha256, whole_or_nothing, write_manifest
+from ecea.export.folder import check_bundle, check_scenes, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
 from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
@@ -25,10 +25,10 @@ from ecea.export.passes import optimize
 from ecea.export.plans.bundling import DEFAULT_BATCHES, build_plans, check_batches, prove_plans
 from ecea.export.plans.machine import machine_if
 from ecea.export.say import Say
-from ecea.export.trace import INPUTS, OUTPUTS, trace
+from ecea.export.trace import trace
 from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError
-from ecea.runtime.bundle import SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle
+from ecea.runtime.bundle import INPUTS, OUTPUTS, SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle, sha256
 from ecea.runtime.errors import RequestError
 from ecea.runtime.words import counted
 
@@ -248,8 +248,8 @@ def describe_bundle(
         "schema": SCHEMA_VERSION,
         "configuration": exportable.configuration,
         "checkpoint": checkpoint,
-        "inputs": _describe(INPUTS, (3, 1, 1), exportable.tile_size),
-        "outputs": _describe(OUTPUTS, (3, 1), exportable.tile_size),
+        "inputs": _describe(INPUTS, exportable.tile_size),
+        "outputs": _describe(OUTPUTS, exportable.tile_size),
         "engines": [dataclasses.asdict(record) for record in records],
         "parity_tiles": {"count": len(tiles.image), "source": tiles.source, "sha256": _hash_tiles(tiles)},
         "calibration": _describe_calibration(calibration),
@@ -257,10 +257,9 @@ def describe_bundle(
     }
 
 
-def _describe(names: Sequence[str], channels: Sequence[int], size: int) -> list[dict[str, Any]]:
+def _describe(tensors: Mapping[str, int], size: int) -> list[dict[str, Any]]:
     return [
-        {"name": name, "dtype": "float32", "shape": ["batch", count, size, size]}
-        for name, count in zip(names, channels, strict=True)
+        {"name": name, "dtype": "float32", "shape": ["batch", count, size, size]} for name, count in tensors.items()
     ]
 
 

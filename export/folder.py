@@ -1,6 +1,5 @@
 """A bundle's folder while it is written, and the folder of temporary files."""
 
-import hashlib
 import json
 import os
 import secrets
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile
+from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile, sha256
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.paths import leads_through
 from ecea.runtime.scene import Scene
@@ -123,9 +122,3 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def describe_file(path: Path) -> BundleFile:
     """A file as the manifest names it."""
     return BundleFile(path.name, sha256(path), path.stat().st_size)
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

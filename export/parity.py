@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from ecea.calibration import Source
-from ecea.export.trace import OUTPUTS
 from ecea.model import Generator, UNet
+from ecea.runtime.bundle import OUTPUTS
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.filling import scene_tiles
 from ecea.runtime.sample import write_sample_scene

@@ -9,11 +9,7 @@ import torch
 from ecea.export.attention_function import STANDARD_OPSET, add_function_body, translate_attention
 from ecea.kernels.op import expectation_attention
 from ecea.model import Generator, UNet
-
-INPUTS = ("image", "edge", "mask")
-OUTPUTS = ("out", "out_edge")
-
-_CHANNELS = (3, 1, 1)
+from ecea.runtime.bundle import INPUTS, OUTPUTS
 
 # An example of batch 1 would be traced as a model for batch 1, whatever is said of dynamic shapes.
 _EXAMPLE_BATCH = 2
@@ -36,7 +32,7 @@ def trace(network: Generator | UNet, tile_size: int, *, fold: bool = True) -> ir
         (B, 3, S, S) and ``out_edge`` (B, 1, S, S), float32.
     """
     traced = _with_operator(network) if isinstance(network, Generator) else network
-    examples = tuple(torch.zeros(_EXAMPLE_BATCH, channels, tile_size, tile_size) for channels in _CHANNELS)
+    examples = tuple(torch.zeros(_EXAMPLE_BATCH, channels, tile_size, tile_size) for channels in INPUTS.values())
     batch = {0: torch.export.Dim("batch", min=1)}
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # of deprecations inside the exporter, nothing that a user can change

@@ -57,6 +57,12 @@ class GeneratorConfig:
         return tuple(self.embed_dim * 2**level for level in range(4))
 
     @property
+    def heads_fit(self) -> bool:
+        """Whether there are heads for each of the four levels, which divide its channels."""
+        pairs = zip(self.widths, self.num_heads, strict=False)
+        return len(self.num_heads) == 4 and all(heads >= 1 and width % heads == 0 for width, heads in pairs)
+
+    @property
     def grids(self) -> tuple[int, ...]:
         """Side of the token grid at each level."""
         return tuple(self.img_size // self.patch_size // 2**level for level in range(4))
@@ -99,9 +105,7 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], num_heads: Sequence[
             f"has a coarse network of the widths {list(config.coarse)}; expected at most {MOST_COARSE_LEVELS}, none of "
             "them 0: give a checkpoint that ecea-train wrote"
         )
-    if len(config.num_heads) != 4 or any(
-        heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)
-    ):
+    if not config.heads_fit:
         raise CheckpointError(
             f"has levels of {list(config.widths)} channels, which {list(config.num_heads)} attention heads "
             "do not divide; expected a divisor for each level: give the heads that it was trained with "

@@ -23,6 +23,10 @@ MANIFEST_NAME = "manifest.json"
 SUFFIX = ".ecea"
 ENVIRONMENT_VARIABLE = "ECEA_BUNDLE"
 
+INPUTS: Mapping[str, int] = {"image": 3, "edge": 1, "mask": 1}
+OUTPUTS: Mapping[str, int] = {"out": 3, "out_edge": 1}
+"""What an engine takes and gives: name of the tensor -> channels. All are (B, channels, S, S), float32."""
+
 MAX_TILE_SIZE = 4096  # px; attention grows with the fourth power
 
 
@@ -216,7 +220,7 @@ def check_files(bundle: Bundle, record: EngineRecord) -> Path:
     for file in record.files:
         path = bundle.path / file.name
         try:
-            digest = _sha256(path)
+            digest = sha256(path)
         except OSError as error:
             raise _unreadable(path, error) from error
         if digest != file.sha256:
@@ -302,6 +306,7 @@ def _is_plain(name: str) -> bool:
     return name not in ("", "..") and Path(name).name == name and "\0" not in name
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file, which is not held in memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,18 +20,19 @@ from ecea.runtime.paths import same_file
 from ecea.runtime.writer import check_destination, written_whole
 
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 Limits = list[tuple[float, float]]
 
 LONGEST_SIDE = 1600
 """Pixels that either half of the picture is high and wide at most."""
 DIVIDER = 4
 """Pixels of white between the halves."""
-NODATA_COLOUR = (58, 52, 52)
-"""Blue, green, red: a dark grey that is lighter than deep water and shadow."""
+NODATA_COLOUR = (52, 52, 58)
+"""Red, green, blue: a dark grey that is lighter than deep water and shadow."""
 
 _MARGIN = 8
 _TEXT_HEIGHT = 14
-_LABEL_COLOUR = (24, 20, 20)
+_LABEL_COLOUR = (20, 20, 24)
 
 
 def before_after(
@@ -70,8 +71,9 @@ def before_after(
             f"{after_path}: is {other[1]} x {other[0]} px, {before_path} is {size[1]} x {size[0]}: give two scenes of "
             "the same size"
         )
-    limits = _percentiles(before)
-    halves = [_label(_colours(before, limits), "before"), _label(_colours(after, limits), "after")]
+    limits = percentiles(before, _valid(before))
+    named = ((before, "before"), (after, "after"))
+    halves = [_label(colours(values, _valid(values), limits), name) for values, name in named]
     divider = np.full((before.shape[1], DIVIDER, 3), 255, dtype=np.uint8)
     return _write_png(png, np.concatenate([halves[0], divider, halves[1]], axis=1))
 
@@ -93,23 +95,27 @@ def _read(path: str | Path, bands: tuple[int, int, int]) -> tuple[NDArray[np.flo
     return np.where(valid.all(axis=0), values, np.nan), whole
 
 
-def _percentiles(values: NDArray[np.float64]) -> Limits:
-    """Minimum and maximum for each band of (3, H, W) values; any limits where nothing is valid."""
-    valid = values[:, ~np.isnan(values[0])]
-    if valid.shape[1] == 0:
+def _valid(values: NDArray[np.float64]) -> Mask:
+    return ~np.isnan(values[0])
+
+
+def percentiles(values: NDArray[np.floating], valid: Mask) -> Limits:
+    """For each band of (3, H, W) values the 1st and the 99th percentile of what is valid, (H, W): what limits colours.
+
+    Any limits, where nothing is valid.
+    """
+    if not valid.any():
         return [(0.0, 1.0)] * 3
-    low, high = np.percentile(valid, [1, 99], axis=1)
+    low, high = np.percentile(values[:, valid], [1, 99], axis=1)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def _colours(values: NDArray[np.float64], limits: Limits) -> Bytes:
-    """(3, H, W) values, NaN where invalid, as an (H, W, 3) picture in OpenCV's order: blue, green, red."""
-    shown = np.empty((*values.shape[1:], 3), dtype=np.uint8)
+def colours(values: NDArray[np.floating], valid: Mask, limits: Limits) -> Bytes:
+    """(3, H, W) values as an (H, W, 3) picture, red, green and blue; where not ``valid``, ``NODATA_COLOUR``."""
+    shown = np.full((*valid.shape, 3), NODATA_COLOUR, dtype=np.uint8)
     for band, (low, high) in enumerate(limits):
         span = high - low if high > low else 1.0
-        light = np.clip((np.nan_to_num(values[band], nan=low) - low) / span, 0, 1)
-        shown[..., 2 - band] = np.rint(light * 255)
-    shown[np.isnan(values[0])] = NODATA_COLOUR
+        shown[valid, band] = np.rint(255 * np.clip((values[band, valid] - low) / span, 0, 1))
     return shown
 
 
@@ -125,7 +131,7 @@ def _label(picture: Bytes, text: str) -> Bytes:
 
 
 def _write_png(path: Path, picture: Bytes) -> Path:
-    done, data = cv2.imencode(".png", picture)
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise EceaError(f"{path}: OpenCV could not encode a picture of {picture.shape[1]} x {picture.shape[0]} px")
     with written_whole(path) as temporary:

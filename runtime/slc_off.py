@@ -11,6 +11,8 @@ PERIOD = 33.0
 """Rows of 30 m from one gap to the next, down a column."""
 TILT = 10.0
 """Degrees by which a scan line descends to the right in a north-up scene."""
+TILTS = (9.5, 11.3)
+"""Degrees between which that lies in scenes that were measured."""
 MAX_WIDTH = 14.0
 """Rows that a gap is wide at the sides of the swath."""
 FREE_SHARE = 0.2

@@ -13,6 +13,7 @@ from ecea.runtime.errors import RequestError
 # The generator cannot paint above tanh(1); an automatic stretch leaves room for it.
 GENERATOR_CEILING = 0.7616
 
+_SAMPLES = 250_000  # pixels
 _AUTO_PERCENTILES = (0.5, 99.5)
 # GDAL takes floats for one another within 4 epsilons of float32, those of 64 bits too (ARE_REAL_EQUAL).
 _SAME = 8 * float(np.finfo(np.float32).eps)
@@ -108,6 +109,11 @@ def stretch_of(parts: Sequence[float | str]) -> Stretch:
         shown = ",".join(map(str, parts))
         raise RequestError(f"stretch '{shown}' is not three numbers: expected MIN,MAX,GAMMA such as 0,4000,1")
     return Stretch(*numbers)
+
+
+def sample_step(pixels: int) -> int:
+    """Of so many pixels, every how many are enough to choose a stretch from."""
+    return max(1, pixels // _SAMPLES)
 
 
 def automatic_stretch(dtype: np.dtype[Any], sample: npt.NDArray[Any]) -> Stretch:

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
 from ecea.runtime.scene import Rows, Scene
+from ecea.runtime.stretch import sample_step
 
 # Pixels that a collar is deep at least, at its corner of the scene, along both sides: one period of SLC-off stripes,
 # which are 14 px wide at most, and 28 where a scene was resampled to half its pixel size.
 SHALLOW = 32
 
-_SAMPLES = 250_000  # pixels from which an automatic stretch is chosen
 _ROWS_AT_ONCE = 256
 
 
@@ -91,7 +91,7 @@ def survey(scene: Scene) -> Survey:
     height, width = scene.height, scene.width
     row_first, row_last = np.full(height, width), np.full(height, -1)
     column_first, column_last = np.full(width, height), np.full(width, -1)
-    step = max(1, height * width // _SAMPLES)
+    step = sample_step(height * width)
     samples: list[npt.NDArray[Any]] = []
     for top in range(0, height, _ROWS_AT_ONCE):
         rows = scene.read(top, min(top + _ROWS_AT_ONCE, height))

@@ -124,9 +124,7 @@ def _check_config(config: GeneratorConfig) -> None:
             f"a generator of {config.embed_dim} channels and depths {list(config.depth)} cannot be built: expected "
             "--embed-dim 1 at least and four --depth of 1 at least, such as 1,2,3,4"
         )
-    if len(config.num_heads) != 4 or any(
-        heads < 1 or width % heads for width, heads in zip(config.widths, config.num_heads, strict=False)
-    ):
+    if not config.heads_fit:
         raise RequestError(
             f"{list(config.num_heads)} heads do not divide {list(config.widths)} channels: expected --num-heads with a "
             "divisor for each level, such as 1,2,4,8"

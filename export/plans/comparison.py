@@ -19,8 +19,7 @@ from ecea.export.plans.bundling import BACKEND, build_plans, repeated
 from ecea.export.plans.machine import Machine, find_machine
 from ecea.export.plans.rebuild import fp32_outputs
 from ecea.export.say import Say
-from ecea.export.trace import OUTPUTS
-from ecea.runtime.bundle import MANIFEST_NAME, Bundle, check_files, read_bundle
+from ecea.runtime.bundle import MANIFEST_NAME, OUTPUTS, Bundle, check_files, read_bundle
 from ecea.runtime.engine import Engine, open_engine
 from ecea.runtime.errors import EceaError, RequestError
 

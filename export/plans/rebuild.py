@@ -13,8 +13,7 @@ from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.plans.bundling import BACKEND, DEFAULT_BATCHES, build_plans, check_batches, prove_plans
 from ecea.export.plans.machine import required_machine
 from ecea.export.say import Say
-from ecea.export.trace import OUTPUTS
-from ecea.runtime.bundle import MANIFEST_NAME, Bundle, check_files, read_bundle
+from ecea.runtime.bundle import MANIFEST_NAME, OUTPUTS, Bundle, check_files, read_bundle
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.words import counted

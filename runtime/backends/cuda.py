@@ -20,13 +20,13 @@ import numpy.typing as npt
 from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.backends.nvidia import require_gpu
 from ecea.runtime.backends.settings import Settings
+from ecea.runtime.bundle import OUTPUTS
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]
 
 PROVIDER = "CUDAExecutionProvider"
 
-_OUTPUTS: Mapping[str, int] = {"out": 3, "out_edge": 1}  # name -> channels
 
 _FATAL, _WARNING = 4, 2  # severities of ONNX Runtime's log
 
@@ -76,7 +76,7 @@ class _Binding:
             self._inputs[name].update_inplace(np.ascontiguousarray(tensor))
         self._session.run_with_iobinding(self._binding)
         # Where a tensor lies on the host, what comes of it is a view.
-        out, out_edge = (np.array(self._outputs[name].numpy()) for name in _OUTPUTS)
+        out, out_edge = (np.array(self._outputs[name].numpy()) for name in OUTPUTS)
         return out, out_edge
 
     def _bind(self, inputs: Mapping[str, Tensor]) -> None:
@@ -84,14 +84,14 @@ class _Binding:
 
         count, _, height, width = inputs["image"].shape
         shapes = {name: tensor.shape for name, tensor in inputs.items()}
-        shapes |= {name: (count, channels, height, width) for name, channels in _OUTPUTS.items()}
+        shapes |= {name: (count, channels, height, width) for name, channels in OUTPUTS.items()}
         values = {
             name: OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device, 0)
             for name, shape in shapes.items()
         }
         self._binding = self._session.io_binding()
         self._inputs = {name: values[name] for name in inputs}
-        self._outputs = {name: values[name] for name in _OUTPUTS}
+        self._outputs = {name: values[name] for name in OUTPUTS}
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():

@@ -26,7 +26,8 @@ from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.backends.nvidia import require_gpu
 from ecea.runtime.backends.settings import Settings
 from ecea.runtime.backends.tensorrt_library import Messages, import_tensorrt
-from ecea.runtime.backends.tensorrt_plans import INPUTS, OUTPUTS, Plans, check_machine, rebuild
+from ecea.runtime.backends.tensorrt_plans import Plans, check_machine, rebuild
+from ecea.runtime.bundle import INPUTS, OUTPUTS
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = npt.NDArray[np.float32]

@@ -13,11 +13,8 @@ from typing import Any
 
 from ecea.runtime.backends.cuda_device import Device
 from ecea.runtime.backends.tensorrt_library import Messages
-from ecea.runtime.bundle import BundleFile, PlanRecord
+from ecea.runtime.bundle import INPUTS, OUTPUTS, BundleFile, PlanRecord
 from ecea.runtime.errors import BackendUnavailable, EceaError, RequestError
-
-INPUTS: Mapping[str, int] = {"image": 3, "edge": 1, "mask": 1}  # name -> channels
-OUTPUTS: Mapping[str, int] = {"out": 3, "out_edge": 1}
 
 
 def rebuild(bundle: Path) -> str:

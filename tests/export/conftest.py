@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ecea.export import exporter
 from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.passes import optimize
-from ecea.export.trace import OUTPUTS, trace
+from ecea.export.trace import trace
 from ecea.model import Generator, GeneratorConfig, load_generator
 from ecea.model.untrained import untrained_state_dict
-from ecea.runtime.bundle import Bundle
+from ecea.runtime.bundle import OUTPUTS, Bundle
 
 Arrays = tuple[NDArray[np.float32], ...]
 

@@ -15,8 +15,8 @@ from ecea.export import checking
 from ecea.export.checking import Checker
 from ecea.export.forms import Form, forms
 from ecea.export.parity import ParityError
-from ecea.export.trace import OUTPUTS
 from ecea.runtime.backends import Backend, Settings
+from ecea.runtime.bundle import OUTPUTS
 from ecea.runtime.errors import BackendUnavailable
 
 Tensor = NDArray[np.float32]

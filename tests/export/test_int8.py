@@ -22,9 +22,8 @@ from ecea.export.cli import app
 from ecea.export.exporter import below_target
 from ecea.export.parity import tile_sources
 from ecea.export.table import print_bundle
-from ecea.export.trace import OUTPUTS
 from ecea.runtime.backends import BACKENDS, Settings
-from ecea.runtime.bundle import Bundle, read_bundle
+from ecea.runtime.bundle import OUTPUTS, Bundle, read_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

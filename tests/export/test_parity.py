@@ -27,8 +27,8 @@ from ecea.export.parity import (
     reference,
     tile_sources,
 )
-from ecea.export.trace import OUTPUTS
 from ecea.runtime.backends.cpu import CpuSession
+from ecea.runtime.bundle import OUTPUTS
 from ecea.runtime.errors import EceaError, RequestError
 
 Tensor = NDArray[np.float32]
@@ -160,7 +160,7 @@ def test_scenes_without_a_gap_are_refused(tmp_path: Path) -> None:
 
 def test_the_reference_is_pytorch_tile_by_tile(small: Any, one_torch_thread: None) -> None:
     for name, output in reference(small.generator, small.tiles).items():
-        np.testing.assert_allclose(output, small.expected[OUTPUTS.index(name)], atol=1e-5)
+        np.testing.assert_allclose(output, small.expected[list(OUTPUTS).index(name)], atol=1e-5)
 
 
 # What is compared

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import InlinePass
 
-from ecea.export.trace import INPUTS, OUTPUTS
+from ecea.runtime.bundle import INPUTS, OUTPUTS
 
 ATTENTION = ("ecea", "ExpectationAttention")
 # Blocks in the encoders at depth (1, 2, 1, 1) and the decoders of the first three levels, by heads.

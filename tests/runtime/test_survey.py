@@ -175,7 +175,7 @@ def test_the_sample_is_every_nth_valid_pixel_of_the_rows_read_at_once(seed, samp
 
     scene.read = read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ecea.runtime.survey._SAMPLES", samples)
+        patch.setattr("ecea.runtime.stretch._SAMPLES", samples)
         patch.setattr(ArrayScene, "band_positions", positions)
         sample = survey(scene).sample
     step = max(1, height * width // samples)

@@ -13,7 +13,7 @@ import rasterio
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask, landsat_gaps
 from ecea.runtime.paths import is_special
-from ecea.runtime.slc_off import MAX_WIDTH, PERIOD, slc_off_gaps
+from ecea.runtime.slc_off import MAX_WIDTH, PERIOD, TILTS, slc_off_gaps
 from ecea.training.rasters import rasters_in
 
 KINDS = ("files", "slc-off", "scribbles")
@@ -22,7 +22,6 @@ _TRIES = 16  # draws until a mask with a gap is found
 
 # The five measured scenes (ecea.runtime.slc_off), and a little more on either side.
 _SWATH = 7000  # px at 30 m
-_TILTS = (9.5, 11.3)  # degrees
 _PIXEL_SIZES = (0.8, 1.25)  # of 30 m: 24 to 37.5 m
 _FREE_SHARES = (0.08, 0.2)  # stripes fade out rather than end
 _BROKEN_BELOW = 4.0  # px: narrower stripes are seen as fragments
@@ -165,7 +164,7 @@ def draw_stripes(size: int, rng: np.random.Generator) -> Mask:
     """
     for _ in range(_TRIES):
         scale = rng.uniform(*_PIXEL_SIZES)
-        tilt = rng.uniform(*_TILTS) * (1 if rng.integers(2) else -1)
+        tilt = rng.uniform(*TILTS) * (1 if rng.integers(2) else -1)
         swath = _SWATH / scale
         from_centre = rng.uniform(-swath / 2, swath / 2)
         phase = rng.uniform(0, PERIOD)

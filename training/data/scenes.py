@@ -11,12 +11,11 @@ import numpy.typing as npt
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
 from ecea.runtime.scene import Rows, Scene
-from ecea.runtime.stretch import Stretch, automatic_stretch
+from ecea.runtime.stretch import Stretch, automatic_stretch, sample_step
 from ecea.training.fingerprint import fingerprint
 from ecea.training.sources import Source
 
 _ROWS_AT_ONCE = 256
-_SAMPLES = 250_000  # pixels from which an automatic stretch is chosen
 _POSITIONS = 1_000_000  # places at which tiles may be cut, at most
 
 Tensor = npt.NDArray[np.float32]
@@ -131,5 +130,4 @@ def _clean_corners(clean: Mask, tile: int) -> npt.NDArray[np.int64]:
 def _stretch(source: Source, values: npt.NDArray[Any], clean: Mask) -> Stretch:
     if source.stretch is not None:
         return source.stretch
-    step = max(1, clean.size // _SAMPLES)
-    return automatic_stretch(values.dtype, values[:, clean][:, ::step])
+    return automatic_stretch(values.dtype, values[:, clean][:, :: sample_step(clean.size)])

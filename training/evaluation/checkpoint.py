@@ -1,6 +1,5 @@
 """A checkpoint as an engine, through PyTorch: evaluated before it is exported."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from ecea.model import Generator, UNet
 from ecea.model.checkpoint import load_network
 from ecea.model.errors import CheckpointError
-from ecea.runtime.bundle import Bundle
+from ecea.runtime.bundle import Bundle, sha256
 from ecea.runtime.engine import Engine, usable_processors
 from ecea.runtime.errors import RequestError
 
@@ -59,7 +58,6 @@ def open_checkpoint(path: Path, *, num_heads: Sequence[int] | None = None, threa
         raise RequestError(str(error)) from error
     threads = threads or usable_processors()
     torch.set_num_threads(threads)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     tile = network.config.img_size if isinstance(network, Generator) else UNET_TILE
-    source = Bundle(path, sha256, {"img_size": tile}, ())
+    source = Bundle(path, sha256(path), {"img_size": tile}, ())
     return Engine(TorchSession(network), bundle=source, found="named", engine="fp32", backend=BACKEND, threads=threads)

@@ -10,13 +10,10 @@ import numpy as np
 
 from ecea.runtime.errors import RequestError
 from ecea.runtime.masks import Mask
-from ecea.runtime.slc_off import PERIOD, slc_off_gaps
+from ecea.runtime.slc_off import PERIOD, TILTS, slc_off_gaps
 from ecea.training.data.gaps import read_mask
 from ecea.training.evaluation.scenes import CleanScene, find_rasters
 from ecea.training.rasters import MASK_ENDING, SUFFIXES, rasters_in
-
-TILTS = (9.5, 11.3)
-"""Degrees between which stripes descend, or ascend."""
 
 _DRAWS = 50  # until a mask is taken to have no hole that falls on this scene
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ecea.runtime.masks import Mask
+from ecea.runtime.picture import NODATA_COLOUR, colours, percentiles
 from ecea.runtime.writer import written_whole
 from ecea.training.evaluation.methods import Case
 from ecea.training.evaluation.metrics import Scores
@@ -24,7 +25,8 @@ CASES = 6
 """Cases on a sheet, at most."""
 
 GAP_COLOUR = (214, 51, 132)
-NODATA_COLOUR = (52, 52, 58)
+
+_SPAN = 1e-3  # of [0, 1], that is drawn from black to white at least
 
 _GUTTER = 10
 _MARGIN = 20
@@ -82,9 +84,9 @@ class ContactSheet:
             return
         window = _window(case.gap)
         valid, gap, clean = case.scene.valid[window], case.gap[window], case.truth[:, *window]
-        limits = _limits(clean, valid)
+        limits = [(low, max(high, low + _SPAN)) for low, high in percentiles(clean, valid)]
         cut = {name: fill[:, *window] for name, fill in fills.items()}
-        picture = _colours(clean, valid, limits)
+        picture = colours(clean, valid, limits)
         top, left = window[0].start, window[1].start
         share = 100 * np.count_nonzero(case.gap) / np.count_nonzero(case.scene.valid)
         self._exhibits.append(
@@ -92,7 +94,7 @@ class ContactSheet:
                 title=(case.scene.name, case.gaps, f"{share:.0f} % hidden", f"shown from row {top}, column {left}"),
                 clean=picture,
                 holed=np.where(gap[..., None], np.array(GAP_COLOUR, np.uint8), picture),
-                fills={name: _colours(fill, valid, limits) for name, fill in cut.items()},
+                fills={name: colours(fill, valid, limits) for name, fill in cut.items()},
                 errors={name: np.abs(fill - clean).mean(axis=0) for name, fill in cut.items()},
                 captions={name: _caption(scores[name]) for name in fills},
             )
@@ -177,20 +179,6 @@ def _window(gap: Mask) -> tuple[slice, slice]:
     inside = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
     top, left = np.unravel_index(inside.argmax(), inside.shape)
     return slice(int(top), int(top) + high), slice(int(left), int(left) + wide)
-
-
-def _limits(clean: Unit, valid: Mask) -> list[tuple[float, float]]:
-    """For each band what is drawn black and white: the 1st and the 99th percentile of what is valid."""
-    if not valid.any():
-        return [(0.0, 1.0)] * 3
-    low, high = np.percentile(clean[:, valid], [1, 99], axis=1)
-    return [(float(a), float(max(b, a + 1e-3))) for a, b in zip(low, high, strict=True)]
-
-
-def _colours(unit: Unit, valid: Mask, limits: list[tuple[float, float]]) -> Picture:
-    low, high = (np.array(ends, np.float32)[:, None, None] for ends in zip(*limits, strict=True))
-    shown = np.rint(255 * np.clip((unit - low) / (high - low), 0, 1)).astype(np.uint8)
-    return np.where(valid[..., None], np.moveaxis(shown, 0, -1), np.array(NODATA_COLOUR, np.uint8))
 
 
 def _heat(share: npt.NDArray[np.float32]) -> Picture:
