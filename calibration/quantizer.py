@@ -46,7 +46,7 @@ class Style:
     outputs: bool
 
 
-# TensorRT demands it; ONNX Runtime's CUDA provider takes it.
+# TensorRT demands it.
 SYMMETRIC = Style("symmetric", symmetric=True, outputs=False)
 # OpenVINO fuses a pair into the operator after it, and computes signed activations of a convolution wrongly.
 UNSIGNED = Style("unsigned", symmetric=False, outputs=False)

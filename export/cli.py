@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Debug, Version, new_app, numbers, say, sentences, start
+from ecea.runtime.command import Debug, Version, imports, new_app, numbers, say, sentences, start
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.stretch import parse_stretch
 
@@ -106,16 +106,12 @@ def export(
             _refuse_ignored(target, "without --engine int8, the only one that has a target")
         if tensorrt is False:
             _refuse_ignored({"--batch": batch}, "with --no-tensorrt, which leaves out the plans that it is for")
-        try:
+        with imports("exporting needs torch, onnx and onnxscript", extra="export"):
             from ecea.export.exporter import ENGINES, below_target, export_bundle
             from ecea.export.int8 import DEFAULT_TARGET_DB
             from ecea.export.plans.bundling import DEFAULT_BATCHES
             from ecea.export.plans.rebuild import rebuild_plans as rebuild
             from ecea.export.table import print_bundle
-        except ImportError as error:
-            raise RequestError(
-                f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
-            ) from error
         if checkpoint is None:
             assert rebuild_plans is not None
             bundle = rebuild(rebuild_plans, batch or (), scenes=scenes, scene_options=options, say=say)

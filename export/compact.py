@@ -14,8 +14,7 @@ from typing import Annotated
 import typer
 
 from ecea.runtime.bundle import SUFFIX
-from ecea.runtime.command import numbers, say, start_script
-from ecea.runtime.errors import RequestError
+from ecea.runtime.command import imports, numbers, say, start_script
 
 
 def main(
@@ -28,13 +27,9 @@ def main(
 ) -> None:
     """Export CHECKPOINT, a generator's or a U-Net's, to a bundle whose weights are one file of FP16."""
     heads = numbers(num_heads, "heads", "1,2,4,8")
-    try:
+    with imports("exporting needs torch, onnx and onnxscript", extra="export"):
         from ecea.export.compact_bundle import export_compact
         from ecea.export.table import print_bundle
-    except ImportError as error:
-        raise RequestError(
-            f"exporting needs torch, onnx and onnxscript ({error}): install ecea with its 'export' extra"
-        ) from error
     print_bundle(export_compact(checkpoint, bundle, num_heads=heads, say=say))
 
 

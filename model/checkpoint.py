@@ -1,4 +1,4 @@
-"""Read a generator from a checkpoint file, without running anything that the file holds."""
+"""Read a network from a checkpoint file, without running anything that the file holds."""
 
 import os
 import pickle

@@ -2,4 +2,4 @@
 
 
 class CheckpointError(Exception):
-    """A file that is not a generator's checkpoint; the message is one sentence for the user."""
+    """A file that is not the checkpoint of the network that was expected; the message is one sentence for the user."""

@@ -239,6 +239,23 @@ def _one_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
+@contextmanager
+def imports(need: str, extra: str) -> Iterator[None]:
+    """Say what to install where a module that the block imports is not there.
+
+    Args:
+        need: what needs which packages, the beginning of the sentence.
+        extra: of this package, that brings them.
+
+    Raises:
+        RequestError: where one cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise RequestError(f"{need} ({error}): install ecea with its '{extra}' extra") from error
+
+
 def numbers(text: str | None, what: str, example: str = "3,2,1") -> tuple[int, ...] | None:
     """Read a list such as the example.
 

@@ -38,6 +38,14 @@ class Recipe:
 
 
 def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[float] | None, seen: Survey) -> Recipe:
+    """How a scene is filled unless the published application is asked for.
+
+    Args:
+        stretch: None: one is chosen from what was seen of the scene.
+
+    Raises:
+        RequestError: where the stretch is impossible, or one cannot be chosen.
+    """
     if stretch is None:
         _check_not_indexed(scene)
         chosen = automatic_stretch(scene.dtype, seen.sample)
@@ -54,6 +62,11 @@ def default_recipe(scene: Scene, grid: TileGrid, stretch: Stretch | Sequence[flo
 
 
 def published_recipe(scene: Scene, size: int) -> Recipe:
+    """How the published application fills a scene, with tiles of ``size`` px.
+
+    Raises:
+        RequestError: where the scene is not of 8 bits, or its values are indexes of colours.
+    """
     if scene.dtype != np.uint8:
         raise RequestError(
             f"{scene.path}: has values of type {scene.dtype}: the reference mode takes 8-bit scenes as they are; "

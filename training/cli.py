@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, say, sentences, start
-from ecea.runtime.errors import RequestError
+from ecea.runtime.command import Debug, Threads, Version, imports, new_app, numbers, say, sentences, start
 from ecea.runtime.stretch import parse_stretch
 from ecea.training.processes import one_voice
 from ecea.training.split_options import Folds, Group
@@ -147,17 +146,13 @@ def train(
     each raster, bands 1,2,3, and the terms that need VGG-19's weights (--vgg).
     """
     with sentences(COMMAND, debug), one_voice():
-        try:
+        with imports("training needs torch, lightning-fabric and tensorboardX", extra="train"):
             import torch
 
             from ecea.model import GeneratorConfig, Regularization
             from ecea.training.losses import LossWeights
             from ecea.training.options import TrainingOptions
             from ecea.training.run import DataRequest, prepare
-        except ImportError as error:
-            raise RequestError(
-                f"training needs torch, lightning-fabric and tensorboardX ({error}): install ecea's 'train' extra"
-            ) from error
         options = TrainingOptions(
             config=GeneratorConfig(
                 img_size=image_size,

@@ -24,7 +24,7 @@ from ecea.training.vgg import VggFeatures
 
 
 class Diverged(EceaError):
-    """A loss is no finite number."""
+    """A loss or a gradient is no finite number."""
 
 
 class Pair:

@@ -20,7 +20,8 @@ SMALL = ("--image-size", "64", "--embed-dim", "8", "--depth", "1,1,1,1", "--batc
 
 def start(folder: Path, *arguments: object, path: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", CODE, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": path or os.environ.get("PYTHONPATH", "")}
+    paths = filter(None, [path, os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
     )
@@ -53,7 +54,7 @@ def test_help_needs_nothing_heavy(tmp_path: Path) -> None:
     assert "--attention-dropout" in done.stdout
     refused = start(tmp_path, "data", path=str(tmp_path))
     assert refused.returncode == 2
-    assert "install ecea's 'train' extra" in refused.stderr
+    assert "install ecea with its 'train' extra" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ecea.runtime.command import Debug, Threads, Version, new_app, numbers, sentences, start
-from ecea.runtime.errors import RequestError
+from ecea.runtime.command import Debug, Threads, Version, imports, new_app, numbers, sentences, start
 from ecea.runtime.stretch import parse_stretch
 from ecea.training.split_options import Folds, Group
 
@@ -81,12 +80,8 @@ def evaluate(
 ) -> None:
     """Hide parts of clean scenes, fill them with each method, and measure how near the fills come to the truth."""
     with sentences(COMMAND, debug):
-        try:
+        with imports("evaluating needs scikit-image, scipy and pillow", extra="train"):
             from ecea.training.evaluation.job import Job, run
-        except ImportError as error:
-            raise RequestError(
-                f"evaluating needs scikit-image, scipy and pillow ({error}): install ecea with its 'train' extra"
-            ) from error
         job = Job(
             scenes=scenes,
             bundles=bundle or [],

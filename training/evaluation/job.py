@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ecea.runtime.command import say_json
+from ecea.runtime.command import imports, say_json
 from ecea.runtime.engine import open_engine
 from ecea.runtime.errors import RequestError
 from ecea.runtime.stretch import Stretch
@@ -178,12 +178,8 @@ def _methods(job: Job, stack: ExitStack) -> list[Method]:
 
 
 def _checkpoint(job: Job, path: Path, stack: ExitStack) -> Method:
-    try:
+    with imports(f"{path}: evaluating a checkpoint needs torch", extra="train"):
         from ecea.training.evaluation.checkpoint import open_checkpoint
-    except ImportError as error:
-        raise RequestError(
-            f"{path}: evaluating a checkpoint needs torch ({error}): install ecea with its 'train' extra"
-        ) from error
     engine = stack.enter_context(open_checkpoint(path, num_heads=job.num_heads, threads=job.threads))
     return GeneratorMethod(engine, path.name, published=job.published)
 
