@@ -3,7 +3,7 @@
 import ecea.runtime  # noqa: F401  first: it keeps ONNX Runtime's telemetry out
 from ecea.calibration.quantizer import CHAINED, SYMMETRIC, UNSIGNED, Quantizer, Style
 from ecea.calibration.search import LayerError, search
-from ecea.calibration.tiles import Calibration, Source, TileRecord, choose_tiles
+from ecea.calibration.tiles import Calibration, TileRecord, TileSource, choose_tiles
 
 __all__ = [
     "CHAINED",
@@ -12,9 +12,9 @@ __all__ = [
     "Calibration",
     "LayerError",
     "Quantizer",
-    "Source",
     "Style",
     "TileRecord",
+    "TileSource",
     "choose_tiles",
     "search",
 ]

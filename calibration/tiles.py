@@ -17,7 +17,7 @@ _PARTS = 3
 
 
 @dataclass(frozen=True)
-class Source:
+class TileSource:
     """A scene, and how to cut it: each call of ``tiles`` yields the same (3, S, S), (1, S, S), (1, S, S) again."""
 
     name: str
@@ -58,7 +58,7 @@ class Calibration:
     seed: int
 
 
-def choose_tiles(sources: Sequence[Source], count: int, *, seed: int = 0, but: Collection[str] = ()) -> Calibration:
+def choose_tiles(sources: Sequence[TileSource], count: int, *, seed: int = 0, but: Collection[str] = ()) -> Calibration:
     """Draw tiles from scenes, as many from each stratum of gap share and brightness as from any other.
 
     The scenes are read twice, and hold in memory what is chosen alone.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ecea.calibration import Calibration, Source, choose_tiles
+from ecea.calibration import Calibration, TileSource, choose_tiles
 from ecea.calibration.tiles import tile_hash
 from ecea.export.checking import Checker
 from ecea.export.exportable import Exportable, load_exportable
@@ -143,7 +143,7 @@ def _prepare(
     return _Source(exportable, model, tiles, expected, calibration)
 
 
-def _calibrate(sources: Sequence[Source], tiles: Tiles, say: Say) -> Calibration:
+def _calibrate(sources: Sequence[TileSource], tiles: Tiles, say: Say) -> Calibration:
     """Choose the tiles for INT8, others than those that it will be measured on where there are others."""
     measured_on = {tile_hash(*(part[0] for part in tiles.one(i))) for i in range(len(tiles.image))}
     calibration = choose_tiles(sources, CALIBRATION_TILES, but=measured_on)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ecea.calibration import Source
+from ecea.calibration import TileSource
 from ecea.model import Generator, UNet
 from ecea.runtime.bundle import OUTPUTS
 from ecea.runtime.errors import EceaError, RequestError
@@ -82,7 +82,7 @@ class Tiles:
 @contextmanager
 def tile_sources(
     scenes: Sequence[str | os.PathLike[str]], size: int, options: dict[str, Any]
-) -> Iterator[list[Source]]:
+) -> Iterator[list[TileSource]]:
     """Give the user's scenes, or the built-in sample scene, as sources of tiles with gaps, for the ``with`` block.
 
     Args:
@@ -94,12 +94,12 @@ def tile_sources(
         if not scenes:
             sample = Path(folder) / "sample.tif"
             write_sample_scene(sample, height=max(512, 4 * size), width=max(640, 4 * size))
-            yield [Source(SYNTHETIC, lambda: scene_tiles(sample, size))]
+            yield [TileSource(SYNTHETIC, lambda: scene_tiles(sample, size))]
         else:
-            yield [Source(Path(scene).name, partial(scene_tiles, scene, size, **options)) for scene in scenes]
+            yield [TileSource(Path(scene).name, partial(scene_tiles, scene, size, **options)) for scene in scenes]
 
 
-def parity_tiles(sources: Sequence[Source]) -> Tiles:
+def parity_tiles(sources: Sequence[TileSource]) -> Tiles:
     """Take tiles with gaps from sources, evenly spread.
 
     Raises:

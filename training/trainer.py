@@ -19,7 +19,7 @@ from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.words import counted
 from ecea.training.board import Board
 from ecea.training.checkpoints import Checkpoints
-from ecea.training.data.scenes import CleanScene
+from ecea.training.data.scenes import TrainingScene
 from ecea.training.data.tiles import Batch, EpochBatches, TileRecipe, Tiles, join_tiles
 from ecea.training.fingerprint import fingerprint, weights_fingerprint
 from ecea.training.networks import Network
@@ -64,8 +64,8 @@ class Data:
         split: how it was chosen what is held out, by name.
     """
 
-    training: Sequence[CleanScene]
-    validation: Sequence[CleanScene]
+    training: Sequence[TrainingScene]
+    validation: Sequence[TrainingScene]
     recipe: TileRecipe
     workers: int = 0
     split: Mapping[str, Any] = field(default_factory=dict)

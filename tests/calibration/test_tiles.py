@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ecea.calibration import Source, TileRecord, choose_tiles
+from ecea.calibration import TileRecord, TileSource, choose_tiles
 from ecea.calibration.tiles import draw, tile_hash
 
 Tensor = NDArray[np.float32]
@@ -30,8 +30,8 @@ def tile(seed: int, missing: int = 8, brightness: float = 0.5) -> Tile:
     return image, rng.random((1, SIZE, SIZE), np.float32), mask
 
 
-def source(*tiles: Tile, name: str = "scene.tif") -> Source:
-    return Source(name, lambda: iter(tiles))
+def source(*tiles: Tile, name: str = "scene.tif") -> TileSource:
+    return TileSource(name, lambda: iter(tiles))
 
 
 def records(count: int) -> list[TileRecord]:
@@ -181,7 +181,7 @@ def test_the_scenes_stay_out_of_memory() -> None:
             yield counted, edge, mask
             del counted
 
-    choose_tiles([Source("scene.tif", tiles)], 4)
+    choose_tiles([TileSource("scene.tif", tiles)], 4)
     assert len(reads) == 2
     assert most[0] < 20
 

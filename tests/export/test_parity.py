@@ -13,7 +13,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from ecea.calibration import Source
+from ecea.calibration import TileSource
 from ecea.export import exporter, forms
 from ecea.export.parity import (
     BATCHES,
@@ -122,7 +122,7 @@ def test_tiles_are_spread_over_all_that_there_are() -> None:
             image = np.full((3, 4, 4), number, np.float32)
             yield image, image[:1], np.ones_like(image[:1])
 
-    chosen = parity_tiles([Source("numbered", numbered)]).image[:, 0, 0, 0]
+    chosen = parity_tiles([TileSource("numbered", numbered)]).image[:, 0, 0, 0]
     steps = np.diff(chosen)
     assert 0 < steps.max() <= 2 * steps.min()
     assert chosen[0] < 125

@@ -22,7 +22,7 @@ Tensor = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class CleanScene:
+class TrainingScene:
     """What tiles are cut from; as many bytes in memory as the three bands have in the file, uncompressed.
 
     Attributes:
@@ -58,7 +58,7 @@ class CleanScene:
         return self.stretch.to_unit(window), (row, column)
 
 
-def load_scene(source: Source, tile: int) -> CleanScene:
+def load_scene(source: Source, tile: int) -> TrainingScene:
     """Read a raster.
 
     Raises:
@@ -84,7 +84,7 @@ def load_scene(source: Source, tile: int) -> CleanScene:
             f"{source.path}: has no tile of {tile} px without missing pixels ({100 * clean.mean():.0f} % hold data): "
             "leave it out, or train with a smaller --image-size"
         )
-    return CleanScene(source, values, _stretch(source, values, clean), corners, tile, int(np.count_nonzero(clean)))
+    return TrainingScene(source, values, _stretch(source, values, clean), corners, tile, int(np.count_nonzero(clean)))
 
 
 def mask_for(source: Source) -> str:

@@ -14,7 +14,7 @@ from ecea.runtime.edges import edge_map, edge_strength, gray, scaled
 from ecea.runtime.masks import Mask
 from ecea.training.data.augment import augment
 from ecea.training.data.gaps import GapRecipe
-from ecea.training.data.scenes import CleanScene
+from ecea.training.data.scenes import TrainingScene
 
 EDGES = ("clean", "filled")
 
@@ -72,7 +72,7 @@ class Tiles(Dataset[Batch]):
         recipe: how tiles are made.
     """
 
-    def __init__(self, scenes: Sequence[CleanScene], recipe: TileRecipe) -> None:
+    def __init__(self, scenes: Sequence[TrainingScene], recipe: TileRecipe) -> None:
         self._scenes = list(scenes)
         self._recipe = recipe
         self._turns = np.repeat(np.arange(len(self._scenes)), [scene.tiles for scene in self._scenes])

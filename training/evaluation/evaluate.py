@@ -46,7 +46,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Result:
+class MethodResult:
     """The outcome of a method on all scenes with gaps of one source."""
 
     gaps: str
@@ -90,7 +90,7 @@ class Evaluation:
 
     methods: list[MethodInfo]
     gaps: list[str]
-    results: list[Result]
+    results: list[MethodResult]
     clean_steps: dict[str, Steps]
     cases: list[CaseResult]
     stretches: dict[str, tuple[float, float, float]]
@@ -183,7 +183,8 @@ def evaluate(
         methods=[MethodInfo(method.name, method.is_baseline, method.about) for method in methods],
         gaps=[source.label for source in sources],
         results=[
-            Result(gaps, method, len(several), _total(several).outcome()) for (gaps, method), several in tallies.items()
+            MethodResult(gaps, method, len(several), _total(several).outcome())
+            for (gaps, method), several in tallies.items()
         ],
         clean_steps={gaps: _total(several).steps() for gaps, several in clean.items()},
         cases=cases,

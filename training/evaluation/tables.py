@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ecea.runtime.command import say, say_table
-from ecea.training.evaluation.evaluate import Evaluation, Result
+from ecea.training.evaluation.evaluate import Evaluation, MethodResult
 from ecea.training.evaluation.metrics import Scores
 from ecea.training.evaluation.seams import Steps
 
@@ -51,7 +51,7 @@ def markdown(several: Iterable[Table]) -> str:
     return "\n\n".join(_markdown(table) for table in several) + "\n"
 
 
-def best_baseline(evaluation: Evaluation, gaps: str) -> Result | None:
+def best_baseline(evaluation: Evaluation, gaps: str) -> MethodResult | None:
     """The baseline of the highest PSNR over the gap pixels of a source; None where none was evaluated."""
     baselines = {method.name for method in evaluation.methods if method.is_baseline}
     candidates = [result for result in evaluation.results if result.gaps == gaps and result.method in baselines]
@@ -98,7 +98,7 @@ def _whole_table(evaluation: Evaluation) -> Table:
     return Table("Over whole images, in 8 bits", headers, _without_repeats(rows))
 
 
-def _results(evaluation: Evaluation, gaps: str) -> list[Result]:
+def _results(evaluation: Evaluation, gaps: str) -> list[MethodResult]:
     return [result for result in evaluation.results if result.gaps == gaps]
 
 
