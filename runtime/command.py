@@ -201,7 +201,7 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
     except EceaError as error:
         raise typer.Exit(report(command, error, debug)) from error
     except KeyboardInterrupt as error:
-        print(f"{command}: {INTERRUPTED}", file=sys.stderr)
+        _complain(f"{command}: {INTERRUPTED}")
         raise typer.Exit(EceaError.exit_status) from error
     except BrokenPipeError as error:  # who reads our output has gone, as `| head` does
         _discard_stdout()
@@ -217,9 +217,16 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
 def report(command: str, error: Exception, debug: bool) -> int:
     """Print an error as its sentence; return the exit status."""
     if debug:
-        traceback.print_exception(error)
-    print(f"{command}: {sentence(error)}", file=sys.stderr)
+        _complain("".join(traceback.format_exception(error)).rstrip("\n"))
+    _complain(f"{command}: {sentence(error)}")
     return error.exit_status if isinstance(error, EceaError) else EceaError.exit_status
+
+
+def _complain(text: str) -> None:
+    """Print on stderr; where that is closed or full the status alone tells."""
+    if sys.stderr is not None:  # print takes None for stdout
+        with suppress(OSError):
+            print(text, file=sys.stderr)
 
 
 def sentence(error: Exception) -> str:

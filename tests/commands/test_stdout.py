@@ -1,10 +1,11 @@
-"""Commands whose standard output nothing can take: one sentence, status 1, and what was to be written is there."""
+"""Commands whose output nothing can take: one sentence, status 1, and what was to be written is there."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,17 @@ def test_a_result_for_a_program_that_is_not_there(
     monkeypatch.setattr(sys, "stdout", None)
     assert run_here(*EVALUATE, "--json").sentence(status=1).startswith("standard output is closed")
     assert (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "full"])
+def test_errors_that_nothing_can_take_are_told_by_the_status(
+    closed: bool, bundle: Path, monkeypatch: pytest.MonkeyPatch, run_here: Callable[..., Any]
+) -> None:
+    """And do not get in between what a program reads on stdout."""
+    with FULL.open("w", buffering=1) as file:
+        monkeypatch.setattr(sys, "stderr", None if closed else file)
+        done = run_here("ecea-run", "absent.tif", "--backend", "cpu", "--json")
+        with suppress(OSError):
+            file.close()
+    assert (done.status, done.stderr) == (2, "")
+    assert [error["source"] for error in json.loads(done.stdout)["errors"]] == ["absent.tif"]
