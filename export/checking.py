@@ -1,6 +1,7 @@
 """Running every form of an engine where it will run, before the bundle that holds it exists."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 import torch
 
 from ecea.export.forms import Form
-from ecea.export.parity import ParityError, Tiles, compare
+from ecea.export.parity import ParityError, RunError, Tiles, compare
 from ecea.export.say import Say
 from ecea.model import Generator, UNet
 from ecea.runtime.backends import BACKENDS, Session, Settings
 from ecea.runtime.backends.openvino import BFLOAT16, FLOAT32, native_arithmetic
 from ecea.runtime.engine import usable_processors
-from ecea.runtime.errors import BackendUnavailable
+from ecea.runtime.errors import BackendUnavailable, EceaError
 
 # Engines whose forms may compute in less than float32 where the processor has that.
 _MAY_ROUND = ("fp16", "int8")
@@ -59,7 +60,8 @@ class Checker:
             enough, the fastest first.
 
         Raises:
-            ParityError: where it is out of tolerance in float32.
+            ParityError: where it is out of tolerance in float32, or does not run on a processor.
+            EceaError: where a processor's backend does not take it.
         """
         entries = []
         good = [FLOAT32]
@@ -83,14 +85,18 @@ class Checker:
     def _measure(self, form: Form, backend: str, arithmetic: str) -> list[dict[str, Any]]:
         where = f"{form.file_name} on {backend}" + (f" in {arithmetic}" if arithmetic != FLOAT32 else "")
         settings = Settings(usable_processors(), arithmetic=(arithmetic,), engine=form.engine)
+        path = self._folder / form.file_name
         try:
-            session = BACKENDS[backend].load(self._folder / form.file_name, settings)
-        except BackendUnavailable as error:
-            self._say(f"{form.engine:<11} {where}: not compared, {error}")
+            with closing(BACKENDS[backend].load(path, settings)) as session:
+                measured = list(compare(session, form.engine, where, self._tiles, self._expected))
+                speed = self._speed(session)
+        except EceaError as error:
+            if not _goes_on(backend, error):
+                raise
+            why = error.finding if isinstance(error, ParityError) else str(error)
+            why = " ".join(why.removeprefix(f"{path}: ").removeprefix(f"{where}: ").split())
+            self._say(f"{form.engine:<11} {where}: not compared, {why}")
             return []
-        measured = list(compare(session, form.engine, where, self._tiles, self._expected))
-        speed = self._speed(session)
-        session.close()
         for entry in measured:
             self._say(
                 f"{form.engine:<11} {where}: '{entry['output']}' within {entry['max_error']:.1e} of PyTorch "
@@ -112,6 +118,17 @@ class Checker:
             session.infer(*inputs)
             ratios.append((between - begin) / (time.perf_counter() - between))
         return round(float(np.median(ratios)), 2)
+
+
+def _goes_on(backend: str, error: EceaError) -> bool:
+    """Whether an export goes on without a comparison: not where it was made, and not where a processor fails.
+
+    A GPU that others have filled, or a provider that does not take the model, is no fault of the bundle's: nobody has
+    asked for them.
+    """
+    if isinstance(error, ParityError) and not isinstance(error, RunError):
+        return False
+    return backend == "cuda" or isinstance(error, BackendUnavailable)
 
 
 def _is_as_good(rounded: list[dict[str, Any]], exact: list[dict[str, Any]], target_db: float) -> bool:

@@ -49,6 +49,10 @@ class ParityError(EceaError):
         self.finding = finding
 
 
+class RunError(ParityError):
+    """An engine that loads and does not run, which says nothing of what it computes."""
+
+
 class Runs(Protocol):
     """What can be compared: a backend's session, or an engine that has been opened."""
 
@@ -146,6 +150,7 @@ def compare(
         against: what has computed the expected outputs, for the message.
 
     Raises:
+        RunError: where it does not run.
         ParityError: naming the first output that is out of tolerance, not finite or of another shape.
     """
     errors: dict[str, list[Tensor]] = {name: [] for name in OUTPUTS}
@@ -154,7 +159,7 @@ def compare(
         try:
             outputs = session.infer(*(np.ascontiguousarray(x) for x in tiles.first(batch)))
         except Exception as failure:  # the backends' exceptions share no base class
-            raise ParityError(f"{where}: fails at batch {batch} ({failure})") from failure
+            raise RunError(f"{where}: fails at batch {batch} ({failure})") from failure
         for name, output in zip(OUTPUTS, outputs, strict=True):
             wanted = expected[name][:batch]
             if output.shape != wanted.shape:

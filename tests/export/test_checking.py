@@ -17,7 +17,7 @@ from ecea.export.forms import Form, forms
 from ecea.export.parity import ParityError
 from ecea.runtime.backends import Backend, Settings
 from ecea.runtime.bundle import OUTPUTS
-from ecea.runtime.errors import BackendUnavailable
+from ecea.runtime.errors import BackendUnavailable, EceaError
 
 Tensor = NDArray[np.float32]
 
@@ -25,11 +25,13 @@ Tensor = NDArray[np.float32]
 class Session:
     """PyTorch's own results, with an error of a given accuracy in dB."""
 
-    def __init__(self, small: Any, decibels: float, arithmetic: str) -> None:
-        self.small, self.arithmetic = small, arithmetic
+    def __init__(self, small: Any, decibels: float, arithmetic: str, holds: int = 8) -> None:
+        self.small, self.arithmetic, self.holds = small, arithmetic, holds
         self.error = np.float32(10 ** (-decibels / 20))
 
     def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        if len(image) > self.holds:
+            raise RuntimeError("Failed to allocate memory\nfor a buffer")
         return tuple(output[: len(image)] + self.error for output in self.small.expected)
 
     def close(self) -> None:
@@ -44,6 +46,9 @@ class Bench:
         self.said: list[str] = []
         self.loaded: list[tuple[str, str]] = []
         self.absent: tuple[str, ...] = ()
+        self.refusing: tuple[str, ...] = ()  # what cannot load the model
+        self.wrong: tuple[str, ...] = ()  # what is accurate to 20 dB alone
+        self.full: tuple[str, ...] = ()  # what has no memory for batches of more than 3
 
     def __call__(
         self, form: Form, accuracy: dict[str, float], target_db: float | None = None, native: bool = True
@@ -56,7 +61,10 @@ class Bench:
                 self.loaded.append((name, arithmetic))
                 if arithmetic not in accuracy or name in self.absent:
                     raise BackendUnavailable("no such thing here")
-                return Session(self.small, accuracy[arithmetic], arithmetic)
+                if name in self.refusing:
+                    raise EceaError(f"{model}: ONNX Runtime cannot run it: nodes are assigned to the default CPU EP")
+                decibels = 20 if name in self.wrong else accuracy[arithmetic]
+                return Session(self.small, decibels, arithmetic, holds=3 if name in self.full else 8)
 
             return loading
 
@@ -158,6 +166,31 @@ def test_the_form_for_gpus_is_compared_on_cuda_where_that_loads(engine: str, ben
     entries, _ = bench(for_gpus(engine), {"f32": 120})
     assert [backend for backend, _, output in entries if output == "out"] == ["cpu"]
     assert any("on cuda: not compared, no such thing here" in line for line in bench.said)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("refusing", "ONNX Runtime cannot run it: nodes are assigned to the default CPU EP"),
+        ("full", "fails at batch 8 (Failed to allocate memory for a buffer)"),
+    ],
+)
+def test_a_gpu_that_does_not_run_the_form_is_told_and_no_processor_that_does_not(
+    fault: str, message: str, bench: Bench
+) -> None:
+    setattr(bench, fault, ("cuda",))
+    entries, _ = bench(for_gpus("fp16"), {"f32": 120})
+    assert [backend for backend, _, output in entries if output == "out"] == ["cpu"]
+    assert bench.said[-1] == f"fp16        generator.fp16.onnx on cuda: not compared, {message}"
+    setattr(bench, fault, ("cpu",))
+    with pytest.raises(EceaError, match=r"cannot run it|on cpu: fails at batch 8"):
+        bench(for_gpus("fp16"), {"f32": 120})
+
+
+def test_a_gpu_that_computes_something_else_ends_the_export(bench: Bench) -> None:
+    bench.wrong = ("cuda",)
+    with pytest.raises(ParityError, match=r"generator\.fp32\.onnx on cuda: output 'out' differs"):
+        bench(for_gpus("fp32"), {"f32": 120})
 
 
 def test_int8_is_not_tried_on_cuda(bench: Bench) -> None:
