@@ -20,16 +20,17 @@ from ecea.export.exportable import Exportable, load_exportable
 from ecea.export.folder import check_bundle, check_scenes, describe_file, whole_or_nothing, write_manifest
 from ecea.export.forms import Built, build, forms
 from ecea.export.int8 import DEFAULT_TARGET_DB, Int8Builder
-from ecea.export.parity import Tiles, parity_tiles, reference, tile_sources
+from ecea.export.parity import ParityError, Tiles, parity_tiles, reference, tile_sources
 from ecea.export.passes import optimize
-from ecea.export.plans.bundling import DEFAULT_BATCHES, build_plans, check_batches, prove_plans
-from ecea.export.plans.machine import machine_if
+from ecea.export.plans.bundling import DEFAULT_BATCHES, build_plans, check_batches, drop_plans, prove_plans
+from ecea.export.plans.machine import Machine, machine_if
 from ecea.export.say import Say
 from ecea.export.trace import trace
 from ecea.export.weights import SharedWeights
 from ecea.model import CheckpointError
+from ecea.runtime.backends.tensorrt_plans import rebuild
 from ecea.runtime.bundle import INPUTS, OUTPUTS, SCHEMA_VERSION, SUFFIX, Bundle, EngineRecord, read_bundle, sha256
-from ecea.runtime.errors import RequestError
+from ecea.runtime.errors import EceaError, RequestError
 from ecea.runtime.words import counted
 
 ENGINES = ("fp32", "fp16", "int8")
@@ -62,7 +63,7 @@ def export_bundle(
         scene_options: how to read them, as for :func:`ecea.runtime.inpaint`: ``bands``, ``mask``, ``stretch``.
         num_heads: attention heads at each level, where the checkpoint's widths do not tell.
         int8_target_db: how close INT8 has to come to PyTorch over missing pixels: PSNR in dB, on a range of 1.
-        tensorrt: build TensorRT plans as well: True: always, None: where TensorRT and a GPU load.
+        tensorrt: build TensorRT plans as well: True: always, None: where that succeeds.
         batches: batch sizes to build plans for.
         say: called with a line for each step.
 
@@ -71,7 +72,8 @@ def export_bundle(
 
     Raises:
         RequestError: where the checkpoint, the scenes, an option or the destination are wrong.
-        EceaError: where an engine fails to build, to load or to match PyTorch; no bundle is written.
+        EceaError: where an engine, or a plan that was asked for, fails to build, to load or to match PyTorch; no bundle
+            is written.
     """
     target = destination or Path(f"{checkpoint.stem}{SUFFIX}")
     _check_request(checkpoint, target, engines, int8_target_db)
@@ -83,12 +85,14 @@ def export_bundle(
     with whole_or_nothing(target) as folder:
         records = _write_engines(source, engines, int8_target_db, folder, say)
         manifest = describe_bundle(origin, source.exportable, source.tiles, records, source.calibration)
-        if machine is not None:
-            build_plans(folder, manifest, machine, sizes, say)
-            prove_plans(folder, manifest, source.tiles, source.expected, "PyTorch", say)
-        else:
+        write_manifest(folder, manifest)
+        if machine is None:
             say(f"plans       none, {no_plans}")
-            write_manifest(folder, manifest)
+        elif why_not := _add_plans(source, folder, manifest, machine, sizes, say):
+            if tensorrt:
+                raise EceaError(f"{why_not}; --no-tensorrt leaves plans out") from why_not
+            why = why_not.finding if isinstance(why_not, ParityError) else why_not
+            say(f"plans       none, {why}; {rebuild(target)} tries again")
     return read_bundle(target)
 
 
@@ -109,6 +113,19 @@ class _Source:
     tiles: Tiles
     expected: dict[str, np.ndarray]
     calibration: Calibration | None
+
+
+def _add_plans(
+    source: _Source, folder: Path, manifest: dict[str, Any], machine: Machine, batches: Sequence[int], say: Say
+) -> EceaError | None:
+    """Build plans into a bundle and compare them; where that fails, take them out again and return why."""
+    try:
+        build_plans(folder, manifest, machine, batches, say)
+        prove_plans(folder, manifest, source.tiles, source.expected, "PyTorch", say)
+    except EceaError as error:
+        drop_plans(folder, manifest)
+        return error
+    return None
 
 
 def load_checkpoint(checkpoint: Path, num_heads: Sequence[int] | None, say: Say) -> Exportable:

@@ -114,6 +114,14 @@ def prove_plans(
     write_manifest(folder, manifest)
 
 
+def drop_plans(folder: Path, manifest: Entry) -> None:
+    """Take out of a bundle, being written, what :func:`build_plans` has made so far."""
+    manifest["engines"] = [entry for entry in manifest["engines"] if not entry.get("plan")]
+    for plan in folder.glob("*.plan"):
+        plan.unlink()
+    write_manifest(folder, manifest)
+
+
 def _build_engine(
     folder: Path, source: Entry, machine: Machine, batches: Sequence[int], say: Say, attention: str
 ) -> Entry:

@@ -23,7 +23,7 @@ from ecea.export.plans import builder, bundling, rebuild
 from ecea.export.plans.machine import machine_if
 from ecea.runtime.backends import BACKENDS, Backend, Settings, cpu
 from ecea.runtime.bundle import Bundle, read_bundle
-from ecea.runtime.errors import RequestError
+from ecea.runtime.errors import EceaError, RequestError
 
 Manifest = dict[str, Any]
 
@@ -269,6 +269,48 @@ def test_an_export_builds_plans_where_it_can(
     (entry,) = plans(path).values()
     assert [output["against"] for output in entry["parity"]] == ["PyTorch", "PyTorch"]
     importlib.import_module("ecea.export.table").print_bundle(read_bundle(path))
+
+
+@pytest.mark.parametrize(
+    ("fail", "error", "why"),
+    [
+        ({"memory"}, 1e-5, "generator.fp16.b1.plan: the GPU's memory"),
+        (set(), 0.2, "generator.fp16 on tensorrt: output 'out' differs from PyTorch by 0.2"),
+    ],
+)
+def test_plans_that_nobody_asked_for_cost_no_bundle(
+    fail: set[str],
+    error: float,
+    why: str,
+    small: Any,
+    bundle: Path,
+    session: Any,
+    world: Any,
+    quick_export: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_engines(source: Any, engines: Any, target_db: Any, folder: Path, say: Any) -> Any:
+        shutil.copytree(bundle, folder, dirs_exist_ok=True)
+        return read_bundle(bundle).engines
+
+    monkeypatch.setattr(exporter, "_write_engines", write_engines)
+    monkeypatch.setattr(exporter, "tile_sources", lambda *_: contextlib.nullcontext([]))
+    monkeypatch.setattr(exporter, "optimize", lambda model: None)
+    world.fail, session.error = fail, error
+    said: list[str] = []
+    path = tmp_path / "a.ecea"
+    exporter.export_bundle(small.checkpoint, path, engines=["fp16"], batches=[1], say=said.append)
+    assert said[-1].startswith(f"plans       none, {why}")
+    assert said[-1].endswith(f"; 'ecea-export --rebuild-plans {path}' tries again")
+    assert "not written" not in said[-1]
+    assert read_bundle(path).engine_names == ("fp32", "fp16")
+    assert not plans(path)
+    assert not list(path.glob("*.plan"))
+    asked_for = tmp_path / "b.ecea"
+    with pytest.raises(EceaError, match=rf"^{why}.*; --no-tensorrt leaves plans out$"):
+        exporter.export_bundle(small.checkpoint, asked_for, engines=["fp16"], batches=[1], tensorrt=True)
+    assert not asked_for.exists()
 
 
 def test_an_export_without_tensorrt_says_why_there_are_no_plans(
