@@ -119,7 +119,7 @@ def _recorder(trt: ModuleType, heard: _Heard, every_error_ends: bool) -> Any:
         def __init__(self) -> None:
             trt.IErrorRecorder.__init__(self)
 
-        def num_errors(self) -> int:
+        def get_num_errors(self) -> int:  # the bindings look for this name, and offer num_errors
             return len(heard.errors())
 
         def get_error_code(self, index: int) -> Any:

@@ -11,12 +11,24 @@ from ecea.runtime import EceaError
 from ecea.runtime.backends.tensorrt_library import Messages
 
 
-def test_the_recorder_and_the_logger_have_every_method_of_their_classes(trt: ModuleType) -> None:
-    """What they do not override, TensorRT finds missing when it calls it."""
-    messages = Messages(trt)
-    asked = {name for name, _ in inspect.getmembers(trt.IErrorRecorder, callable) if not name.startswith("_")}
-    assert asked <= set(vars(type(messages.recorder)))
-    assert "log" in vars(type(messages.logger))
+def test_tensorrt_finds_every_method_of_the_recorder_and_the_logger(
+    trt: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Called as TensorRT calls them, by the methods of its C++ classes, which look for ours by names of their own."""
+    messages, genuine = Messages(trt), trt.IErrorRecorder
+    code = trt.ErrorCodeTRT.INVALID_CONFIG
+    assert genuine.report_error(messages.recorder, code, "wrong") is True
+    assert genuine.num_errors(messages.recorder) == 1
+    assert genuine.get_error_code(messages.recorder, 0) == code
+    assert genuine.get_error_desc(messages.recorder, 0) == "wrong"
+    assert genuine.has_overflowed(messages.recorder) is False
+    genuine.clear(messages.recorder)
+    assert genuine.num_errors(messages.recorder) == 0
+    trt.ILogger.log(messages.logger, trt.ILogger.Severity.ERROR, "logged")
+    assert messages.first() == "logged"
+    assert capfd.readouterr() == ("", "")
+    called = {"report_error", "num_errors", "get_error_code", "get_error_desc", "has_overflowed", "clear"}
+    assert {name for name, _ in inspect.getmembers(genuine, callable) if not name.startswith("_")} == called
 
 
 def test_errors_are_kept_and_warnings_are_not(trt: ModuleType) -> None:
