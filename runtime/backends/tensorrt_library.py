@@ -1,6 +1,8 @@
 """TensorRT's Python package, and what it says went wrong: it returns nothing, or False, and tells listeners why."""
 
+import functools
 import threading
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -34,13 +36,15 @@ class Messages:
             does when one kernel of many fails.
 
     Attributes:
-        logger: a ``tensorrt.ILogger``, to create builder, parser and runtime with. It prints nothing.
+        logger: a ``tensorrt.ILogger``, to create builder, parser and runtime with. It prints nothing. There is one in a
+            process, and what it is told, everything hears that is kept at that moment.
         recorder: a ``tensorrt.IErrorRecorder``, to give to them.
     """
 
     def __init__(self, trt: ModuleType, *, every_error_ends: bool = True) -> None:
         self._heard = _Heard()
-        self.logger = _logger(trt, self._heard)
+        self.logger, listeners = _logger(trt)
+        listeners.add(self._heard)
         self.recorder = _recorder(trt, self._heard, every_error_ends)
 
     @property
@@ -100,8 +104,28 @@ class _Heard:
             self._logged.clear()
 
 
-def _logger(trt: ModuleType, heard: _Heard) -> Any:
+class _Listeners:
+    """Who hears what the logger is told, for as long as something else keeps them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # the garbage collector may free what logs its end
+        self._heard: weakref.WeakSet[_Heard] = weakref.WeakSet()
+
+    def add(self, heard: _Heard) -> None:
+        with self._lock:
+            self._heard.add(heard)
+
+    def log(self, message: str) -> None:
+        with self._lock:
+            for heard in self._heard:
+                heard.log(message)
+
+
+@functools.cache
+def _logger(trt: ModuleType) -> tuple[Any, _Listeners]:
+    """The logger of this process, never to be freed: TensorRT keeps a pointer to the first that it is given."""
     severities = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+    listeners = _Listeners()
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -109,9 +133,9 @@ def _logger(trt: ModuleType, heard: _Heard) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in severities:
-                heard.log(msg)
+                listeners.log(msg)
 
-    return Logger()
+    return Logger(), listeners
 
 
 def _recorder(trt: ModuleType, heard: _Heard, every_error_ends: bool) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from types import ModuleType
 
 import pytest
@@ -54,6 +56,20 @@ def test_what_is_recorded_goes_before_what_is_logged(trt: ModuleType) -> None:
         messages.reraise()
     recorder.clear()
     assert (recorder.num_errors(), messages.first("nothing")) == (0, "nothing")
+
+
+def test_the_logger_outlives_whoever_listens(trt: ModuleType) -> None:
+    """TensorRT keeps a pointer to the first logger that it is given, and tells it of all that come later, too."""
+    messages = Messages(trt)
+    logger = weakref.ref(messages.logger)
+    del messages
+    gc.collect()
+    first = logger()
+    assert first is not None
+    later = Messages(trt)
+    assert later.logger is first
+    first.log(trt.ILogger.Severity.ERROR, "of another engine's")
+    assert later.first() == "of another engine's"
 
 
 def test_memory_that_has_run_out_is_known_by_its_code(trt: ModuleType) -> None:
