@@ -11,6 +11,8 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 INTERRUPTED = "interrupted: what was not finished was not written"
 
 
@@ -31,8 +33,7 @@ def end_when_stopped(command: str) -> None:
 
 def on_stop(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Call a function on each signal that asks to stop and is not ignored; return what handled them before."""
-    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    heeded = [number for number in stopping if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    heeded = [number for number in STOPPING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     return {number: signal.signal(number, handler) for number in heeded}
 
 

@@ -12,7 +12,7 @@ from ecea.export.plans.network import Network, offered_sha256
 from ecea.export.plans.timing import cache_file, read_timings, write_timings
 from ecea.export.say import Say, timed
 from ecea.kernels.plugin import Failures, PluginError, register
-from ecea.runtime.backends.tensorrt_library import Messages
+from ecea.runtime.backends.tensorrt_library import Messages, interrupts_held
 from ecea.runtime.errors import EceaError
 
 # Of the device memory that is free: the rest is for the weights, of which a build holds more than one copy.
@@ -44,6 +44,7 @@ class Plan:
     plugin_sha256: str | None
 
 
+@interrupts_held()
 def build_plan(machine: Machine, network: Network, name: str, engine: str, say: Say) -> Plan:
     """Build a plan for one batch size, and look into it.
 

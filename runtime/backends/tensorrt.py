@@ -25,7 +25,7 @@ from ecea.runtime.backends.cuda_device import Device
 from ecea.runtime.backends.layers import Inputs, LayerTime
 from ecea.runtime.backends.nvidia import require_gpu
 from ecea.runtime.backends.settings import Settings
-from ecea.runtime.backends.tensorrt_library import Messages, import_tensorrt
+from ecea.runtime.backends.tensorrt_library import Messages, import_tensorrt, interrupts_held
 from ecea.runtime.backends.tensorrt_plans import Plans, check_machine, rebuild
 from ecea.runtime.bundle import INPUTS, OUTPUTS
 from ecea.runtime.errors import BackendUnavailable, EceaError
@@ -236,6 +236,7 @@ class TensorRtSession:
         return lane
 
 
+@interrupts_held()
 def load(model: Path, settings: Settings) -> TensorRtSession:
     """Load the plans of an engine, ``model`` among them; its folder is the bundle.
 
@@ -246,6 +247,7 @@ def load(model: Path, settings: Settings) -> TensorRtSession:
     return _open(model, settings, lanes=max(_LANES, settings.streams))
 
 
+@interrupts_held()
 def layer_times(model: Path, settings: Settings, inputs: Inputs) -> list[LayerTime]:
     """Time each layer of plans that are loaded once more, to count."""
     trt = import_tensorrt()

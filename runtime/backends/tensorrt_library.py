@@ -1,11 +1,15 @@
 """TensorRT's Python package, and what it says went wrong: it returns nothing, or False, and tells listeners why."""
 
 import functools
+import signal
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from ecea.runtime.entry import STOPPING
 from ecea.runtime.errors import BackendUnavailable, EceaError
 
 _MEMORY_HAS_RUN_OUT = ("failed_allocation", "out of memory", "outofmemory")
@@ -25,6 +29,29 @@ def import_tensorrt() -> ModuleType:
         ) from error
     module: ModuleType = tensorrt
     return module
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let whoever wants to stop be answered after the block.
+
+    TensorRT calls our listeners from C++. Python raises an interrupt as soon as one of them begins, before anything in
+    it could catch it, and the bindings print what is raised there and forget it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the only one that is interrupted
+        yield
+        return
+    held: list[int] = []
+    usual = {number: handler for number in STOPPING if callable(handler := signal.getsignal(number))}
+    for number in usual:
+        signal.signal(number, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class Messages:

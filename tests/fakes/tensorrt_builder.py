@@ -8,7 +8,9 @@ and that tells the layers' types as they stand in the ONNX file.
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -52,7 +54,7 @@ class World:
         refuses: whether the builder finds no kernels for a network.
         fail: what goes wrong: ``parse``, ``memory``, ``load``, ``types``, ``body`` (the parser overlooks the plugin),
             ``fuse`` (plugins vanish from the plan), ``timings`` (none is taken), ``swallow`` (a plan in spite of a
-            plugin's failure), ``slow`` (timings save nothing).
+            plugin's failure), ``slow`` (timings save nothing), ``interrupt`` (the user's, while something is logged).
     """
 
     def __init__(self, trt: ModuleType, monkeypatch: Any) -> None:
@@ -130,6 +132,9 @@ class World:
 
     def _build(self, builder: Any, network: Any, config: Any) -> Any:
         recorder, codes = builder.error_recorder, self.trt.ErrorCodeTRT
+        if "interrupt" in self.fail:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
         if "memory" in self.fail or self.gpu.free < NEEDED:
             recorder.report_error(codes.FAILED_ALLOCATION, "Requested amount of GPU memory could not be allocated")
             return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,6 +87,22 @@ def test_an_error_while_loading_is_one_sentence_and_leaves_nothing(world: Any, c
     assert world.gpu.violations == []
     assert not world.gpu.blocks
     assert not world.gpu.pinned
+
+
+def test_an_interrupt_while_plans_are_loaded_is_not_lost(world: Any) -> None:
+    """What Python raises in a callback, TensorRT's bindings print and forget."""
+    world.bundle()
+    call = world.gpu.call
+
+    def interrupted(name: str, context: bool = True) -> None:
+        if name == "deserialize_cuda_engine":
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        call(name, context)
+
+    world.monkeypatch.setattr(world.gpu, "call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.open()
 
 
 def test_too_little_memory_is_told_with_how_much_there_is(world: Any) -> None:

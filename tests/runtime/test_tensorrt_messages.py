@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import gc
 import inspect
+import signal
+import subprocess
 import weakref
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from ecea.runtime import EceaError
-from ecea.runtime.backends.tensorrt_library import Messages
+from ecea.runtime.backends.tensorrt_library import Messages, interrupts_held
 
 
 def test_tensorrt_finds_every_method_of_the_recorder_and_the_logger(
@@ -84,3 +89,20 @@ def test_an_error_ends_a_run_and_not_a_build(trt: ModuleType) -> None:
     for ends in (True, False):
         recorder = Messages(trt, every_error_ends=ends).recorder
         assert recorder.report_error(trt.ErrorCodeTRT.INTERNAL_ERROR, "a kernel failed") is ends
+
+
+def test_an_interrupt_within_tensorrt_is_heard_after_it(
+    trt: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python raises it in the first of its code that runs: our logger, called from C++, whose bindings swallow it."""
+    text = "#include <signal.h>\nvoid interrupted(void (*then)(void)) { raise(SIGINT); then(); }\n"
+    command = ["cc", "-x", "c", "-shared", "-fPIC", "-o", tmp_path / "library.so", "-"]
+    subprocess.run(command, input=text.encode(), check=True)
+    library = ctypes.PyDLL(str(tmp_path / "library.so"))
+    messages = Messages(trt)
+    say = functools.partial(trt.ILogger.log, messages.logger, trt.ILogger.Severity.ERROR, "said")  # no Python of ours
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        library.interrupted(ctypes.CFUNCTYPE(None)(say))
+    assert messages.first() == "said"
+    assert capfd.readouterr() == ("", "")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,20 @@ def test_a_failure_is_forgotten_by_the_next_build(
         with pytest.raises(builder.PlanError):
             build(world, exported.path)
     build(world, exported.path)
+
+
+# Interrupts
+
+
+def test_an_interrupt_amid_a_build_is_not_lost(world: Any, exported: Bundle) -> None:
+    """What Python raises in a callback, TensorRT's bindings print and forget."""
+    world.fail = {"interrupt"}
+    with pytest.raises(KeyboardInterrupt):
+        build(world, exported.path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    world.fail = {"interrupt", "memory"}
+    with pytest.raises(KeyboardInterrupt):
+        build(world, exported.path)
 
 
 # The libraries
