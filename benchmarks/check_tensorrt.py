@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -58,6 +58,23 @@ class NotRun(Exception):
     """A claim that could not be tried."""
 
 
+T = TypeVar("T")
+
+
+def made_once(make: Callable[["Bench"], T]) -> cached_property[T]:
+    """A property that takes minutes to make: where that fails, all claims get the reason, and it is not tried again."""
+
+    def attempt(bench: "Bench") -> T:
+        if make not in bench.failures:
+            try:
+                return make(bench)
+            except Exception as error:
+                bench.failures[make] = error
+        raise bench.failures[make]
+
+    return cached_property(attempt)
+
+
 class Bench:
     """A machine with TensorRT, and what the claims share.
 
@@ -66,6 +83,9 @@ class Bench:
         folder: for bundles; emptied by the caller.
         config: of the generator that plans are built of.
         say: told each step.
+
+    Attributes:
+        failures: what could not be made, and why.
     """
 
     def __init__(self, machine: Machine, folder: Path, config: GeneratorConfig, say: Callable[[str], None]) -> None:
@@ -73,9 +93,9 @@ class Bench:
         self.folder = folder
         self.config = config
         self.say = say
-        self._built: dict[str, Plan] = {}
+        self.failures: dict[Callable[..., Any], Exception] = {}
 
-    @cached_property
+    @made_once
     def bundle(self) -> Path:
         """A bundle of all three engines, without plans."""
         checkpoint = self.folder / "untrained.pth"
@@ -84,19 +104,19 @@ class Bench:
         export_bundle(checkpoint, path, int8_target_db=15, tensorrt=False, say=self.say)
         return path
 
-    @cached_property
+    @made_once
     def planned(self) -> Path:
         """The same with plans, each of which has been compared."""
         path = Path(shutil.copytree(self.bundle, self.folder / "plans.ecea"))
         rebuild_plans(path, BATCHES, say=self.say)
         return path
 
-    @cached_property
+    @made_once
     def tiles(self) -> Tiles:
         with tile_sources([], self.config.img_size, {}) as sources:
             return parity_tiles(sources)
 
-    @cached_property
+    @made_once
     def compared(self) -> dict[int, dict[str, Compared]]:
         """Batch size -> form of attention -> what became of the plan with it."""
         return {batch: self._compare(batch) for batch in BATCHES}
@@ -106,11 +126,10 @@ class Bench:
             self.bundle, batch, machine=self.machine, tiles=self.tiles, rounds=ROUNDS, say=self.say
         )
 
-    def plan(self, engine: str) -> Plan:
-        """A plan of an engine for one tile, built once."""
-        if engine not in self._built:
-            self._built[engine] = self.build(engine)
-        return self._built[engine]
+    @made_once
+    def plans(self) -> dict[str, Plan]:
+        """A plan of each engine for one tile."""
+        return {engine: self.build(engine) for engine in ATTENTION}
 
     def build(self, engine: str) -> Plan:
         network = read_network(self.bundle / f"generator.{engine}.onnx", 1, ATTENTION[engine])
@@ -136,14 +155,13 @@ def parser_takes_plugin(bench: Bench) -> str:
 
 
 def plans_are_built(bench: Bench) -> str:
-    plans = {engine: bench.plan(engine) for engine in ATTENTION}
-    return ", ".join(f"{engine} {memoryview(plan.data).nbytes / 1e6:.0f} MB" for engine, plan in plans.items())
+    return ", ".join(f"{engine} {memoryview(plan.data).nbytes / 1e6:.0f} MB" for engine, plan in bench.plans.items())
 
 
 def plans_are_in_their_precision(bench: Bench) -> str:
     told = []
-    for engine in ATTENTION:
-        found = bench.plan(engine).inspection
+    for engine, plan in bench.plans.items():
+        found = plan.inspection
         told.append(
             f"{engine}: {found.half_layers:.0%} half, {found.int8_layers:.0%} INT8, {found.plugin_layers} plugins"
         )
@@ -173,7 +191,8 @@ print(out.shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
-        raise Failed(done.stderr.strip().splitlines()[-1])
+        *_, last = ["it says nothing", *done.stderr.strip().splitlines()]
+        raise Failed(f"{last} (status {done.returncode})")
     return f"without {', '.join(HEAVY)}"
 
 

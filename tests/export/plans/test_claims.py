@@ -240,6 +240,35 @@ def test_what_is_not_true_fails(
     assert (found, message in why) == (result, True), (found, why)
 
 
+def test_what_cannot_be_made_is_tried_once_and_every_claim_has_the_reason(
+    script: ModuleType, bench: Any, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_fp16(bench.bundle)
+    monkeypatch.setattr(script, "ATTENTION", {"fp16": "plugin"})
+    for make, checks in [
+        ("planned", ["plans_compute_the_same", "another_process", "mismatch_is_refused", "damage_is_refused"]),
+        ("plans", ["plans_are_built", "plans_are_in_their_precision"]),
+    ]:
+        world.fail = {"memory"}
+        found = [outcome(script, bench, check) for check in checks]
+        assert found[0][0] == "failed"
+        assert "fp16.b1.plan: the GPU's memory" in found[0][1]
+        world.fail = set()
+        found.append(outcome(script, bench, checks[0]))
+        assert len(set(found)) == 1, make
+
+
+def test_a_process_that_dies_without_a_word_is_told_by_its_status(
+    script: ModuleType, bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vars(bench)["planned"] = tmp_path
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(script.sys, "executable", str(dying))
+    assert outcome(script, bench, "another_process") == ("failed", "it says nothing (status -11)")
+
+
 def only_fp16(bundle: Path) -> None:
     """Take from a bundle what needs not be built and compared."""
     manifest = json.loads((bundle / "manifest.json").read_text())
