@@ -90,8 +90,10 @@ def main(
         keep()
     if "generator" in parts:
         some = [number for number in (1, 8, 32) if number in batches] or batches
-        result["generator"] = generator_rows(some, device, bundle, rounds, compiled > 0, stop)
-        keep()
+        result["generator"] = []
+        for row in generator_rows(some, device, bundle, rounds, compiled > 0, stop):
+            result["generator"].append(row)
+            keep()
     if "specialized" in parts:
         some = [number for number in (1, 8, 64) if number in batches] or batches
         problems = [Problem(*level, number) for level in levels for number in sorted(some, reverse=True)]

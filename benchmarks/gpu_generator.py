@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -24,11 +24,10 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def generator_rows(
     batches: list[int], device: str, bundle: FilePath | None, rounds: int, compiled: bool, stop: Deadline
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Every path for every number of tiles at once, torch.compile if ``compiled``; of untrained weights."""
     config = GeneratorConfig() if device == "cuda" else GeneratorConfig(img_size=64, embed_dim=16)
     state = untrained_state_dict(config, seed=1)
-    rows = []
     for batch in batches:
         if not stop.allows(f"generator, batch {batch}"):
             continue
@@ -47,12 +46,11 @@ def generator_rows(
         for name, more in known.items():
             paths[name] |= more
         for name, out in outputs.items():
-            if name in row["paths"]:
+            if name in paths and PEER in outputs:
                 row["paths"][name]["max_error"] = float((out - outputs[PEER]).abs().max())
-        rows.append(row)
+        yield row
         if device == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
 def _forms(config: GeneratorConfig, state: dict[str, torch.Tensor], device: str) -> dict[str, Callable[[], Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:  # where two run at once, PyTorch's threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("here", deadline=None)  # a busy machine is no defect
-settings.load_profile("here")
+with contextlib.suppress(ImportError):  # tests on a GPU do without
+    from hypothesis import settings
+
+    settings.register_profile("here", deadline=None)  # a busy machine is no defect
+    settings.load_profile("here")
 
 GOLDEN_NETWORKS = ("network_s64", "network_s128", "network_default")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,6 +124,29 @@ def test_flops_are_those_of_the_two_products(attention: ModuleType) -> None:
     assert attention.Problem(4096, 1, 1).flops == 2 * 2 * 4096**2 * 64
 
 
+def test_a_generator_that_does_not_fit_keeps_no_other_from_being_timed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = importlib.import_module("torch")
+    generator = module("gpu_generator")
+
+    class Small(torch.nn.Linear):  # type: ignore[misc, name-defined]
+        def forward(self, image: Any, edge: Any, mask: Any) -> tuple[Any, Any]:
+            return image, edge
+
+    def too_large() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    forms = {generator.PEER: too_large, "eager FP16": lambda: Small(1, 1)}
+    monkeypatch.setattr(generator, "_forms", lambda *_: forms)
+    output = tmp_path / "tried.json"
+    done = run("--device", "cpu", "--output", output, "--only", "generator")
+    assert done.exit_code == 0, done.stderr
+    (row,) = json.loads(output.read_text())["generator"]
+    assert list(row["paths"]) == ["eager FP16"]
+    assert row["not_run"][generator.PEER] == "OutOfMemoryError: CUDA out of memory"
+
+
 def test_plans_with_each_form_of_attention_become_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = pytest.importorskip("ecea.export.plans.comparison")
     plans = module("gpu_generator")._plan_times
@@ -170,6 +194,22 @@ def test_a_cut_that_is_wrong_is_not_timed(attention: ModuleType) -> None:
     times, not_run = attention.measured({"wrong": attention._checked(wrong, sets, problem, "cpu")}, 1)
     assert not times
     assert not_run["wrong"].startswith("ArithmeticError: its largest error is 2.")
+
+
+def test_the_tests_on_a_gpu_need_nothing_but_pytorch_and_triton() -> None:
+    """Where a GPU is borrowed, nothing of the project's is installed."""
+    others = ["hypothesis", "onnx", "onnxruntime", "openvino", "rasterio", "cv2", "typer", "safetensors", "tensorrt"]
+    code = f"""
+import sys
+import pytest
+sys.modules.update(dict.fromkeys({others!r}))
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", {str(BENCHMARKS.parent / "tests" / "gpu")!r}]))
+"""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "test_launch" in done.stdout
 
 
 def test_the_experiment_compiles_for_hopper() -> None:
