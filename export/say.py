@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 Say = Callable[[str], None]
 
@@ -23,8 +23,9 @@ def timed(say: Say, phase: str, every: float = _SECONDS_BETWEEN) -> Iterator[Non
     done = threading.Event()
 
     def go_on() -> None:
-        while not done.wait(every):
-            say(f"{phase}: goes on, {time.monotonic() - begin:.0f} s so far")
+        with suppress(OSError):  # nobody reads it any more: who calls hears of that with the next line
+            while not done.wait(every):
+                say(f"{phase}: goes on, {time.monotonic() - begin:.0f} s so far")
 
     watcher = threading.Thread(target=go_on, daemon=True)
     watcher.start()
