@@ -25,8 +25,8 @@ ENVIRONMENT_VARIABLE = "ECEA_CACHE"
 _ENTRIES_KEPT = 6
 
 # The folder may be one that the user keeps other things in: nothing else is ever deleted.
-_ENTRY = re.compile(r"[0-9a-f]{24}")
-_PARTIAL = re.compile(r"\.[0-9a-f]{24}\.[0-9a-f]{8}")
+_ENTRY = "[0-9a-f]{24}"
+_TOKEN = "[0-9a-f]{8}"
 
 _ABANDONED_SECONDS = 24 * 3600  # no compilation takes as long: whoever began was killed
 
@@ -150,10 +150,22 @@ def _publish(folder: Path, entry: Path) -> None:
             (folder / _DIGESTS).write_text(json.dumps(digests))
             folder.rename(entry)
     shutil.rmtree(folder, ignore_errors=True)
+    prune(entry.parent, _ENTRIES_KEPT)
+
+
+def prune(cache: Path, kept: int, kind: str = "") -> None:
+    """Delete entries that were not used for longest, and what somebody began and never finished.
+
+    Args:
+        cache: the folder of all entries.
+        kept: how many stay.
+        kind: of entries, the beginning of their names; others are left alone.
+    """
     with contextlib.suppress(OSError):
-        by_age = sorted(entry.parent.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True)
-        oldest = [path for path in by_age if _ENTRY.fullmatch(path.name)][_ENTRIES_KEPT:]
+        by_age = sorted(cache.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True)
+        oldest = [path for path in by_age if re.fullmatch(kind + _ENTRY, path.name)][kept:]
         before = time.time() - _ABANDONED_SECONDS
-        abandoned = [path for path in by_age if _PARTIAL.fullmatch(path.name) and path.lstat().st_mtime < before]
+        partial = rf"\.{kind}{_ENTRY}\.{_TOKEN}"
+        abandoned = [path for path in by_age if re.fullmatch(partial, path.name) and path.lstat().st_mtime < before]
         for path in (*oldest, *abandoned):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)

@@ -10,7 +10,12 @@ import secrets
 from pathlib import Path
 
 from ecea.export.plans.machine import Machine
-from ecea.runtime.cache import cache_folder
+from ecea.runtime.cache import cache_folder, prune
+
+_KIND = "tensorrt-timing-"
+
+# Of some megabytes each. A network has two, with the plugin and without; another driver or kernel makes new ones.
+_KEPT = 8
 
 
 def cache_file(machine: Machine, plugin_sha256: str | None) -> Path | None:
@@ -25,7 +30,7 @@ def cache_file(machine: Machine, plugin_sha256: str | None) -> Path | None:
         return None
     gpu = machine.gpu
     decided_by = (machine.trt.__version__, gpu.name, gpu.compute_capability, gpu.driver, plugin_sha256)
-    return folder / f"tensorrt-timing-{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:24]}"
+    return folder / f"{_KIND}{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:24]}"
 
 
 def read_timings(path: Path | None) -> bytes:
@@ -41,7 +46,10 @@ def read_timings(path: Path | None) -> bytes:
 
 
 def write_timings(path: Path | None, timings: bytes) -> None:
-    """Keep timings for the next build; they appear whole, and a cache that cannot be written is gone without."""
+    """Keep timings for the next build, in place of those that were not used for longest.
+
+    They appear whole, and a cache that cannot be written is gone without.
+    """
     if path is None:
         return
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -52,3 +60,4 @@ def write_timings(path: Path | None, timings: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+    prune(path.parent, _KEPT, _KIND)
