@@ -67,6 +67,7 @@ def build_plan(machine: Machine, network: Network, name: str, engine: str, say: 
         _reraise(failures, name)  # what the plugin raised is the cause, TensorRT knows the consequence
         raise
     _reraise(failures, name)
+    messages.clear()  # of kernels that failed and that the plan does without
     try:
         inspection = inspect_plan(machine.trt, data, messages)
     except ValueError as error:
@@ -147,7 +148,7 @@ class Build:
             told = "; ".join(f"node '{e.node_name()}' ({e.node_operator()}): {e.desc()}" for e in errors[:3])
             raise PlanError(
                 f"{self._name}: TensorRT's parser does not take {self._network.path.name}: "
-                f"{told or self._messages.first()}"
+                f"{told or self._messages.first_and_last()}"
             )
         layers = (definition.get_layer(index) for index in range(definition.num_layers))
         found, wanted = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers), len(self._network.attention)
@@ -181,14 +182,15 @@ class Build:
 
 
 def _failure(name: str, what: str, messages: Messages, free: int | None = None) -> PlanError:
-    """What failed and why; where memory ran out, what a user can do."""
+    """What failed and why; where memory ran out, which is what most kernels fail of, what a user can do."""
+    told = messages.first_and_last()
     if messages.out_of_memory:
-        was_free = f", of which {free / 1e6:.0f} MB were free," if free is not None else ""
+        were_free = f", of which {free / 1e6:.0f} MB were free," if free is not None else ""
         return PlanError(
-            f"{name}: the GPU's memory{was_free} does not suffice to build it ({messages.first()}): end what else "
-            "runs on the GPU, or build for smaller batches with --batch"
+            f"{name}: {what} ({told}), and the GPU's memory{were_free} ran out meanwhile: end what else runs on the "
+            "GPU, or build for smaller batches with --batch"
         )
-    return PlanError(f"{name}: {what} ({messages.first()}): please report this")
+    return PlanError(f"{name}: {what} ({told}): please report this")
 
 
 def _check(inspection: Inspection, network: Network, name: str, engine: str) -> None:

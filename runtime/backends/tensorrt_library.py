@@ -82,8 +82,15 @@ class Messages:
 
     def first(self, otherwise: str = "TensorRT gives no reason") -> str:
         """The oldest error, which is the cause of the others, in one line; ``otherwise`` where there is none."""
-        texts = [text for _, text in self._heard.errors()] or self._heard.lines() or [otherwise]
-        return " ".join(texts[0].split())
+        return _one_line((self._texts() or [otherwise])[0])
+
+    def first_and_last(self) -> str:
+        """The oldest error and, where it is another one, the newest: what TensorRT went on after, and what ended it."""
+        texts = self._texts() or ["TensorRT gives no reason"]
+        return "; at last: ".join(dict.fromkeys(map(_one_line, (texts[0], texts[-1]))))
+
+    def _texts(self) -> list[str]:
+        return [text for _, text in self._heard.errors()] or self._heard.lines()
 
     def reraise(self) -> None:
         """Raise what TensorRT has recorded although its calls succeeded.
@@ -97,6 +104,10 @@ class Messages:
     def clear(self) -> None:
         """Start anew, after an error that has been dealt with."""
         self._heard.clear()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 class _Heard:

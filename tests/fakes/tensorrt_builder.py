@@ -54,7 +54,8 @@ class World:
         refuses: whether the builder finds no kernels for a network.
         fail: what goes wrong: ``parse``, ``memory``, ``load``, ``types``, ``body`` (the parser overlooks the plugin),
             ``fuse`` (plugins vanish from the plan), ``timings`` (none is taken), ``swallow`` (a plan in spite of a
-            plugin's failure), ``slow`` (timings save nothing), ``interrupt`` (the user's, while something is logged).
+            plugin's failure), ``slow`` (timings save nothing), ``interrupt`` (the user's, while something is logged),
+            ``skip`` (one kernel does, for which there are others), ``kernels`` (all of one node).
     """
 
     def __init__(self, trt: ModuleType, monkeypatch: Any) -> None:
@@ -138,7 +139,9 @@ class World:
         if "memory" in self.fail or self.gpu.free < NEEDED:
             recorder.report_error(codes.FAILED_ALLOCATION, "Requested amount of GPU memory could not be allocated")
             return None
-        if self.refuses(network):
+        if "skip" in self.fail:
+            recorder.report_error(codes.UNSPECIFIED_ERROR, "Skipping tactic 3 due to exception out of memory")
+        if "kernels" in self.fail or self.refuses(network):
             recorder.report_error(codes.UNSPECIFIED_ERROR, NO_KERNEL)
             return None
         for made, shapes in network.plugins:

@@ -43,6 +43,7 @@ def test_errors_are_kept_and_warnings_are_not(trt: ModuleType) -> None:
     assert messages.first() == "TensorRT gives no reason"
     messages.logger.log(trt.ILogger.Severity.WARNING, "a plan may be slow")
     assert messages.first("nothing") == "nothing"
+    assert messages.first_and_last() == "TensorRT gives no reason"
     messages.logger.log(trt.ILogger.Severity.ERROR, "out of\nmemory")
     assert (messages.first(), messages.out_of_memory) == ("out of memory", True)
     messages.reraise()  # what is only logged may have been dealt with
@@ -56,6 +57,7 @@ def test_what_is_recorded_goes_before_what_is_logged(trt: ModuleType) -> None:
     recorder.report_error(codes.INTERNAL_ERROR, "second")
     found = [(recorder.get_error_code(i), recorder.get_error_desc(i)) for i in range(recorder.num_errors())]
     assert found == [(codes.INVALID_CONFIG, "first"), (codes.INTERNAL_ERROR, "second")]
+    assert messages.first_and_last() == "first; at last: second"
     assert (messages.first(), recorder.has_overflowed(), messages.out_of_memory) == ("first", False, False)
     with pytest.raises(EceaError, match=r"^TensorRT reports: first$"):
         messages.reraise()

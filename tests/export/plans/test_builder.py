@@ -59,7 +59,7 @@ def check_builds(world: Any, folder: Path, module: Any = builder) -> None:
 
 def check_refuses(world: Any, folder: Path, fail: str, message: str, module: Any = builder) -> None:
     """A build in which something goes wrong ends in our sentence."""
-    world.fail = {fail}
+    world.fail = set(fail.split())
     with pytest.raises(builder.PlanError if module is builder else module.PlanError) as failure:
         build(world, folder, module=module)
     text = str(failure.value)
@@ -72,7 +72,17 @@ REFUSALS = [
     ("parse", "does not take generator.fp16.onnx: node 'node_Conv_7' (Conv): kernel weights must be constant"),
     ("body", "took 0 nodes of generator.fp16.onnx for plugins, expected 9"),
     ("fuse", "holds 0 plugin layers, expected 9"),
-    ("memory", "memory, of which 64425 MB were free, does not suffice to build it (Requested amount of GPU memory"),
+    (
+        "memory",
+        "TensorRT builds no plan (Requested amount of GPU memory could not be allocated), and the GPU's memory, of "
+        "which 64425 MB were free, ran out meanwhile: end what else runs",
+    ),
+    (
+        "skip kernels",
+        "TensorRT builds no plan (Skipping tactic 3 due to exception out of memory; at last: could not find any "
+        "implementation for node), and the GPU's memory, of",
+    ),
+    ("skip types", "layers (TensorRT gives no reason): please report this"),
     ("load", "TensorRT does not load what it has just built (Serialization: magic tag)"),
     ("types", "the inspector tells the types of none of its"),
     ("timings", "TensorRT takes no timing cache"),
@@ -81,6 +91,11 @@ REFUSALS = [
 
 def test_a_plan_is_built(world: Any, exported: Bundle) -> None:
     check_builds(world, exported.path)
+
+
+def test_kernels_that_tensorrt_does_without_are_no_failure(world: Any, exported: Bundle) -> None:
+    world.fail = {"skip"}
+    build(world, exported.path)
 
 
 @pytest.mark.parametrize(("fail", "message"), REFUSALS)
@@ -302,10 +317,11 @@ MUTATIONS = [
     ("if found != wanted", "if False"),
     ("inspection.plugin_layers < ", "-1 > "),
     ("e.node_name()", "e.name()"),
-    ("_reraise(failures, name)\n    try", "try"),
+    ("_reraise(failures, name)\n    messages", "messages"),
     ("        _reraise(failures, name)  # what", "        pass  # what"),
     ("register(architecture)", "Failures()"),
     ("trt.Builder(self._messages.logger)", "trt.Builder()"),
+    ("    messages.clear()", "    pass"),
 ]
 
 
