@@ -59,7 +59,7 @@ check: $(READY)
 	MYPYPATH=build/installed $(BIN)/mypy -p ecea
 	rm -rf build
 
-# Says of each claim that it was proved, failed, or not run and why; status 0 if all are proved.
+# Says of each claim that it was proved, failed, or not run and why; status 0 if all are proved but those for information.
 check-tensorrt: $(READY)
 	@if command -v nvidia-smi > /dev/null && ! $(BIN)/python -c "import tensorrt, pycuda" 2> /dev/null; then \
 	    $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,tensorrt]' || true; fi

@@ -1,8 +1,9 @@
 """What docs/tensorrt.md claims of TensorRT, put to the test on a machine with TensorRT and a GPU.
 
 ``make check-tensorrt`` exports an untrained generator, and for each claim says whether it was proved, failed, or could
-not be run and why. It ends with status 0 where all were proved. It takes some tens of minutes, most of them in
-TensorRT's builder and in the export on the processor; with ``--small``, a few, and times say little.
+not be run and why. It ends with status 0 where all were proved but those for information. It takes some tens of
+minutes, most of them in TensorRT's builder and in the export on the processor; with ``--small``, a few, and times say
+little.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from ecea.export.attention_function import PLUGIN
 from ecea.export.exporter import export_bundle
+from ecea.export.folder import describe_file, write_manifest
 from ecea.export.parity import MAX_ERROR, Tiles, parity_tiles, tile_sources
 from ecea.export.plans.builder import Build, Plan, PlanError, build_plan
 from ecea.export.plans.bundling import ATTENTION, BACKEND, build_plans, prove_plans
@@ -178,7 +180,7 @@ def plans_compute_the_same(bench: Bench) -> str:
 
 
 def another_process(bench: Bench) -> str:
-    code = f"""
+    _in_another_process(f"""
 import sys
 for name in {HEAVY!r}:
     sys.modules[name] = None
@@ -186,13 +188,8 @@ import numpy as np
 from ecea.runtime import open_engine
 with open_engine({str(bench.planned)!r}, engine="fp16", backend="tensorrt") as engine:
     size = engine.tile_size
-    out, _ = engine.infer(*(np.zeros((1, count, size, size), np.float32) for count in (3, 1, 1)))
-print(out.shape)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        *_, last = ["it says nothing", *done.stderr.strip().splitlines()]
-        raise Failed(f"{last} (status {done.returncode})")
+    engine.infer(*(np.zeros((1, count, size, size), np.float32) for count in (3, 1, 1)))
+""")
     return f"without {', '.join(HEAVY)}"
 
 
@@ -227,10 +224,36 @@ def mismatch_is_refused(bench: Bench) -> str:
 
 
 def damage_is_refused(bench: Bench) -> str:
+    """By TensorRT, which sees a plan only if its size and hash are right; in another process, lest it end this one."""
     path = Path(shutil.copytree(bench.planned, bench.folder / "damaged.ecea"))
     plan = path / "generator.fp16.b1.plan"
     plan.write_bytes(plan.read_bytes()[:-1000])
-    return _refusal(path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for entry in manifest["engines"]:
+        names = [file["name"] for file in entry["files"]]
+        entry["files"] = [asdict(describe_file(path / name)) for name in names]
+    write_manifest(path, manifest)
+    said = _in_another_process(f"""
+from ecea.runtime import EceaError, open_engine
+try:
+    open_engine({str(path)!r}, engine="fp16", backend="tensorrt").close()
+except EceaError as error:
+    print(error)
+else:
+    print("it was loaded")
+""")
+    if "TensorRT does not take this plan" not in said:
+        raise Failed(said)
+    return said
+
+
+def _in_another_process(code: str) -> str:
+    """What it prints; Failed with the end of what it complains of."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        *_, last = ["it says nothing", *done.stderr.strip().splitlines()]
+        raise Failed(f"{last} (status {done.returncode})")
+    return done.stdout
 
 
 def callbacks_surface(bench: Bench) -> str:
@@ -327,10 +350,17 @@ def _all_of(found: dict[str, Compared]) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of the table in docs/tensorrt.md: ``check`` says what it saw, or raises."""
+    """A row of the table in docs/tensorrt.md.
+
+    Attributes:
+        text: what is claimed.
+        check: says what it saw, or raises.
+        for_information: nothing relies on it.
+    """
 
     text: str
     check: Callable[[Bench], str]
+    for_information: bool = False
 
 
 CLAIMS = (
@@ -344,12 +374,12 @@ CLAIMS = (
     Claim("a plan runs in another process, without PyTorch, ONNX and Triton", another_process),
     Claim("a second build takes the timings of the first", timings_are_used),
     Claim("plans for another GPU or another TensorRT are refused with the command that rebuilds", mismatch_is_refused),
-    Claim("a truncated plan is refused", damage_is_refused),
+    Claim("TensorRT refuses a plan that was cut short", damage_is_refused),
     Claim("what a callback raises during a build surfaces as our message", callbacks_surface),
     Claim("a build that runs out of device memory ends in a sentence", memory_runs_out),
-    Claim("TensorRT asks the driver for more than 48 KiB of shared memory by itself", more_shared_memory),
+    Claim("TensorRT asks the driver for more than 48 KiB of shared memory by itself", more_shared_memory, True),
     Claim("plans with the function body and with TensorRT's own `Attention` compute the same", forms_compute_the_same),
-    Claim("the plugin is faster than the function body and than TensorRT's own `Attention`", faster_than_others),
+    Claim("the plugin is faster than the function body and than TensorRT's own `Attention`", faster_than_others, True),
 )
 
 
@@ -382,9 +412,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for claim, (outcome, why) in zip(CLAIMS, results, strict=True):
         table.add_row(claim.text, outcome, " ".join(why.split()))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    proved = sum(outcome == "proved" for outcome, _ in results)
-    print(f"{proved} of {len(CLAIMS)} proved")
-    return 0 if proved == len(CLAIMS) else 1
+    outcomes: dict[bool, list[bool]] = {False: [], True: []}
+    for claim, (outcome, _) in zip(CLAIMS, results, strict=True):
+        outcomes[claim.for_information].append(outcome == "proved")
+    needed, more = outcomes[False], outcomes[True]
+    print(f"{sum(needed)} of {len(needed)} proved, and {sum(more)} of {len(more)} for information")
+    return 0 if all(needed) else 1
 
 
 def _refusal(bundle: Path) -> str:

@@ -20,8 +20,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from ecea.export.plans import builder, comparison, network, rebuild
 from ecea.kernels import ahead_of_time
 from ecea.kernels.tactics import TACTICS
-from ecea.runtime import engine
-from ecea.runtime.backends import BACKENDS, Backend, tensorrt
+from ecea.runtime.backends import tensorrt
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.errors import BackendUnavailable
 
@@ -40,14 +39,15 @@ def script() -> Iterator[ModuleType]:
     del sys.modules[spec.name]
 
 
-def documented() -> list[str]:
-    """The claims in the documentation's table that this command is to prove."""
+def documented() -> list[tuple[str, bool]]:
+    """The claims in the documentation's table that this command is to prove, and which of them for information."""
     rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "tensorrt.md").read_text().splitlines()]
-    return [cells[0] for cells in rows if len(cells) == 3 and cells[1].startswith("`make check-tensorrt`")]
+    proved = [cells for cells in rows if len(cells) == 3 and cells[1].startswith("`make check-tensorrt`")]
+    return [(cells[0], "for information" in cells[1]) for cells in proved]
 
 
 def test_it_tries_every_claim_of_the_documentation(script: ModuleType) -> None:
-    assert [claim.text for claim in script.CLAIMS] == documented()
+    assert [(claim.text, claim.for_information) for claim in script.CLAIMS] == documented()
     assert len(documented()) > 10
 
 
@@ -68,7 +68,18 @@ def test_without_tensorrt_it_says_why_of_each_and_fails(
     assert [re.split(r" {2,}", line.strip()) for line in lines] == [
         [claim.text, "not run", "TensorRT cannot be imported (no libnvinfer.so.11)"] for claim in script.CLAIMS
     ]
-    assert last == f"0 of {len(script.CLAIMS)} proved"
+    assert last == "0 of 12 proved, and 0 of 2 for information"
+
+
+def test_what_is_for_information_decides_nothing(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "find_machine", lambda: None)
+    for for_information, status in ((True, 0), (False, 1)):
+
+        def outcomes(bench: Any, claim: Any, wrong: bool = for_information) -> tuple[str, str]:
+            return "failed" if claim.for_information is wrong else "proved", ""
+
+        monkeypatch.setattr(script, "run", outcomes)
+        assert script.main([]) == status
 
 
 @pytest.fixture
@@ -126,7 +137,7 @@ SEEN = {
     "another_process": "without torch, onnx, onnxscript, triton",
     "timings_are_used": "9 s, then 0 s",
     "mismatch_is_refused": "gpu, compute_capability, tensorrt",
-    "damage_is_refused": "generator.fp16.b1.plan: has ",
+    "damage_is_refused": "generator.fp16.b1.plan: TensorRT does not take this plan (Serialization: magic tag)",
     "callbacks_surface": "failed: made to fail",
     "memory_runs_out": "MB were free, ran out meanwhile",
     "more_shared_memory": "KiB, within ",
@@ -167,10 +178,14 @@ def no_check_of_the_machine(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
     monkeypatch.setattr(tensorrt, "check_machine", lambda *_: None)
 
 
-def no_check_of_files(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
-    monkeypatch.setattr(engine, "check_files", lambda bundle, record: bundle.path / record.files[0].name)
-    session = SimpleNamespace(arithmetic="f16", close=lambda: None)
-    monkeypatch.setitem(BACKENDS, "tensorrt", Backend(lambda *_: session, lambda *_: []))  # type: ignore[arg-type]
+def end_that_does_not_count(bench: Any, **_: Any) -> None:
+    with (bench.planned / "generator.fp16.b1.plan").open("ab") as plan:
+        plan.write(b" " * 1000)
+
+
+def of_another_gpu(bench: Any, **_: Any) -> None:
+    path = bench.planned / "manifest.json"
+    path.write_text(path.read_text().replace("NVIDIA H100 80GB HBM3", "another"))
 
 
 def failures_are_not_raised(world: Any, monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
@@ -208,7 +223,8 @@ def fails(kind: str) -> Callable[..., None]:
         ("another_process", backend_is_heavy, "failed", "cuda_device"),
         ("timings_are_used", fails("slow"), "failed", "9 s, then 9 s"),
         ("mismatch_is_refused", no_check_of_the_machine, "failed", "it was loaded"),
-        ("damage_is_refused", no_check_of_files, "failed", "it was loaded"),
+        ("damage_is_refused", end_that_does_not_count, "failed", "it was loaded"),
+        ("damage_is_refused", of_another_gpu, "failed", "the plans are for another"),
         ("callbacks_surface", failures_are_not_raised, "failed", "in spite of it"),
         ("memory_runs_out", memory_enough, "failed", "was built in"),
         ("memory_runs_out", fails("parse"), "failed", "does not take"),
@@ -235,7 +251,7 @@ def test_what_is_not_true_fails(
     if check in ("mismatch_is_refused", "damage_is_refused", "another_process"):
         only_fp16(bench.bundle)
         assert bench.planned.is_dir()  # what is broken comes after the plans
-    change(world=world, script=script, monkeypatch=monkeypatch)
+    change(world=world, script=script, bench=bench, monkeypatch=monkeypatch)
     found, why = outcome(script, bench, check)
     assert (found, message in why) == (result, True), (found, why)
 
