@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
+from onnx_ir.passes.common import InlinePass
 from torch import Tensor
 
 from ecea.export.exportable import UNET_TILE, load_exportable
 from ecea.export.exporter import export_bundle
-from ecea.model import CheckpointError, GeneratorConfig, UNet
+from ecea.export.forms import build, forms
+from ecea.export.passes import optimize
+from ecea.export.trace import trace
+from ecea.model import CheckpointError, Generator, GeneratorConfig, UNet
 from ecea.model.untrained import untrained_state_dict
 from ecea.runtime import open_engine
 
@@ -52,6 +57,32 @@ def test_its_bundle_draws_what_it_draws(unet: UNet, tmp_path: Path) -> None:
     count = sum(parameter.numel() for parameter in unet.parameters())
     assert said[0].endswith(f"U.pth: {count / 1e6:.2f} M parameters, tiles of {UNET_TILE} px")
     assert bundle.configuration == {"network": "unet", "img_size": UNET_TILE, "widths": list(WIDTHS)}
+
+    for engine in ("fp32", "fp16"):
+        assert shapes_read(ir.load(bundle.path / f"generator.{engine}.onnx")) == set()
+
+
+def shapes_read(model: ir.Model) -> set[str]:
+    """Operators of a form for GPUs that read a tensor's shape, bodies inlined.
+
+    ONNX Runtime computes on the CPU what is computed of it, and our backend ``cuda`` takes no model of which a part
+    runs there. A shape that goes into Expand or Reshape as it is would do no harm; there is none.
+    """
+    inlined = model.clone()
+    InlinePass()(inlined)
+    return {node.op_type for node in inlined.graph} & {"Shape", "Size"}
+
+
+@pytest.mark.slow
+def test_nothing_of_a_refining_generator_is_for_the_cpu_where_there_is_a_gpu() -> None:
+    config = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 1, 1), refine=True, coarse=WIDTHS)
+    generator = Generator(config)
+    generator.load_state_dict(untrained_state_dict(config, seed=2))
+    traced = trace(generator.eval(), config.img_size)
+    optimize(traced)
+    for engine in ("fp32", "fp16"):
+        (form,) = (form for form in forms(engine) if "cuda" in form.backends)
+        assert shapes_read(build(form, traced)) == set()
 
 
 def test_a_generator_is_taken_as_it_is(tmp_path: Path) -> None:
