@@ -1,4 +1,4 @@
-"""Commands as users start them: each in a process of its own, on a bundle of two lines of arithmetic."""
+"""Commands as users start them, on a bundle of two lines of arithmetic."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ import numpy as np
 import onnx
 import pytest
 import rasterio
+import typer
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from rasterio.transform import from_origin
+
+from ecea.runtime.command import start_script
 
 MODULES = {
     "ecea-run": "ecea.runtime.cli",
@@ -37,6 +41,9 @@ ENTRIES = {
     for command, place in tomllib.loads(_PROJECT.read_text())["project"]["scripts"].items()
 }
 """What the commands do that an installation makes."""
+
+MODULE = "python -m "
+"""What a command begins with that is a module."""
 
 TILE = 32
 SECONDS = 300  # until a process counts as hung
@@ -61,12 +68,17 @@ class Finished:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Finished]:
-    """``run(command, *arguments, env={...})`` in ``tmp_path``; no bundle is named in its environment."""
+    """``run(command, *arguments, env={...})`` in ``tmp_path``; no bundle is named in its environment.
+
+    A command is that of an installation, or ``python -m MODULE``.
+    """
 
     def start(command: str, *arguments: object, env: Mapping[str, str] | None = None) -> Finished:
         inherited = {name: value for name, value in os.environ.items() if name != "ECEA_BUNDLE"}
+        is_module = command.startswith(MODULE)
+        what = ("-m", command.removeprefix(MODULE)) if is_module else ("-c", ENTRIES[command])
         done = subprocess.run(
-            [sys.executable, "-c", ENTRIES[command], *map(str, arguments)],
+            [sys.executable, *what, *map(str, arguments)],
             cwd=tmp_path,
             env={**inherited, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -83,18 +95,32 @@ def run(tmp_path: Path) -> Callable[..., Finished]:
 def run_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Finished]:
-    """As ``run``, but in this process: for many refusals of a command whose imports take seconds."""
+    """As ``run``, but in this process: where neither environment nor signals matter, for imports take seconds."""
 
     def start(command: str, *arguments: object) -> Finished:
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv("ECEA_BUNDLE", raising=False)
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            importlib.import_module(MODULES[command]).main()
+            _work(command)()
         out, err = capfd.readouterr()
         return Finished(command, int(ended.value.code or 0), out, err)
 
     return start
+
+
+def _work(command: str) -> Callable[[], None]:
+    """What a command does when all has been imported."""
+    if command.startswith(MODULE):
+        return partial(start_script, command, importlib.import_module(command.removeprefix(MODULE)).main)
+    work: Callable[[], None] = importlib.import_module(MODULES[command]).main
+    return work
+
+
+@pytest.fixture(scope="session")
+def parameters() -> Callable[[str], Sequence[Any]]:
+    """``parameters(command)``: what its parser takes, but for help."""
+    return lambda command: typer.main.get_command(importlib.import_module(MODULES[command]).app).params
 
 
 @pytest.fixture

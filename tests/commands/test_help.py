@@ -9,46 +9,45 @@ from typing import Any
 
 import pytest
 
-OPTIONS = {
-    "ecea-run": (
-        "SCENE", "--output", "-o", "--bundle", "--engine", "--backend", "--mask", "--bands", "--stretch", "--overlap",
-        "--blend", "--reference", "--batch", "--streams", "--threads", "--report", "--json", "--debug", "--help", "-h",
-    ),
-    "ecea-export": (
-        "CHECKPOINT", "--output", "-o", "--engine", "--calibrate", "--int8-target-db", "--allow-below-target", "--mask",
-        "--bands", "--stretch", "--num-heads", "--debug", "--help", "-h",
-    ),
-}  # fmt: skip
-HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "openvino", "onnxruntime")
+Run = Callable[..., Any]
+
+COMMANDS = ("ecea-run", "ecea-export", "ecea-profile", "ecea-train", "ecea-evaluate")
+HEAVY = (
+    "torch", "onnx", "onnxscript", "onnx_ir", "openvino", "onnxruntime", "skimage", "scipy", "lightning_fabric",
+    "tensorboardX",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_names_every_option(command: str, flag: str, run: Callable[..., Any]) -> None:
-    done = run(command, flag)
+def test_help_names_every_option(command: str, flag: str, run_here: Run, parameters: Callable[[str], Any]) -> None:
+    done = run_here(command, flag)
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: {command} [OPTIONS]")
-    words = done.stdout.replace(",", " ").split()
-    missing = [option for option in OPTIONS[command] if not any(word.startswith(option) for word in words)]
-    assert not missing
+    words = set(done.stdout.replace(",", " ").split())
+    names = {name for parameter in parameters(command) for name in (*parameter.opts, *parameter.secondary_opts)}
+    options = {name for name in names if name.startswith("-")}
+    assert {"-h", "--help", "--version", "--debug"} | options <= words
+    assert len(options) > 8
+    assert all(getattr(parameter, "help", None) for parameter in parameters(command))
 
 
-@pytest.mark.parametrize("command", OPTIONS)
-def test_help_needs_nothing_heavy(command: str, run: Callable[..., Any], without: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_nothing_heavy(command: str, run: Run, without: Run) -> None:
     done = run(command, "-h", env=without(*HEAVY))
     assert (done.status, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize("command", ["ecea-run", "ecea-export"])
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [((), "Missing argument"), (("a", "--fast"), "--fast"), (("a", "--bands"), "--bands")],
     ids=["nothing", "unknown option", "no value"],
 )
 def test_what_cannot_be_parsed_is_one_sentence(
-    command: str, arguments: tuple[str, ...], named: str, run: Callable[..., Any]
+    command: str, arguments: tuple[str, ...], named: str, run_here: Run
 ) -> None:
-    sentence = run(command, *arguments).sentence()
+    sentence = run_here(command, *arguments).sentence()
     assert named in sentence
     assert sentence.endswith(f": see {command} -h")
 
@@ -66,7 +65,7 @@ def test_what_cannot_be_parsed_is_one_sentence(
     ],
 )
 def test_a_command_that_is_stopped_while_it_imports(
-    command: str, number: int, run: Callable[..., Any], stopped: Callable[[int], dict[str, str]]
+    command: str, number: int, run: Run, stopped: Callable[[int], dict[str, str]]
 ) -> None:
     said = run(command, "-h", env=stopped(number)).sentence(status=1)
     assert said == "interrupted: what was not finished was not written"
@@ -82,14 +81,12 @@ def test_output_that_nothing_can_take_is_one_sentence(flag: str) -> None:
     assert done.stderr == "ecea-run: standard output cannot be written (No space left on device)\n"
 
 
-def test_exporting_needs_no_triton(run: Callable[..., Any], without: Callable[..., Any]) -> None:
+def test_exporting_needs_no_triton(run: Run, without: Run) -> None:
     """Which comes with PyTorch for CUDA alone, and is for plans."""
     assert run("ecea-export", "a.pth", env=without("triton")).sentence().startswith("a.pth does not exist")
 
 
-def test_exporting_without_torch_says_what_to_install(
-    run: Callable[..., Any], without: Callable[..., Any], tmp_path: Any
-) -> None:
+def test_exporting_without_torch_says_what_to_install(run: Run, without: Run) -> None:
     sentence = run("ecea-export", "a.pth", env=without("torch")).sentence()
     assert "no libtorch.so on this machine" in sentence
     assert "install ecea with its 'export' extra" in sentence

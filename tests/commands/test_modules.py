@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+
+Run = Callable[..., Any]
 
 MODULES = {
     "ecea.runtime.sample": ("a.tif",),
@@ -23,38 +25,25 @@ MODULES = {
 """With arguments of the right number."""
 
 
-def start(
-    folder: Path, module: str, *arguments: str, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *arguments]
-    inherited = {**os.environ, **(env or {})}
-    return subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, check=False, timeout=120)
-
-
-def sentence(done: subprocess.CompletedProcess[str], module: str, status: int = 2) -> str:
-    """The one line on stderr, without the command."""
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done
-    assert done.stderr.startswith(f"python -m {module}: ")
-    return done.stderr.removeprefix(f"python -m {module}: ").strip()
-
-
 @pytest.mark.parametrize("module", MODULES)
-def test_help_and_wrong_arguments(module: str, tmp_path: Path) -> None:
-    shown = start(tmp_path, module, "-h")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert f"Usage: python -m {module} " in shown.stdout
-    assert "Missing argument" in sentence(start(tmp_path, module), module)
-    extra = start(tmp_path, module, *MODULES[module], "9", "too many")
-    assert "unexpected extra argument" in sentence(extra, module)
-    assert "No such option: --colour" in sentence(start(tmp_path, module, *MODULES[module], "--colour"), module)
+def test_help_and_wrong_arguments(module: str, run: Run, run_here: Run, tmp_path: Path) -> None:
+    command = f"python -m {module}"
+    shown = run(command, "-h")
+    assert (shown.status, shown.stderr) == (0, "")
+    assert f"Usage: {command} " in shown.stdout
+    missing = run(command)
+    assert (missing.stdout, "Missing argument" in missing.sentence()) == ("", True)
+    extra = run_here(command, *MODULES[module], "9", "too many")
+    assert (extra.stdout, "unexpected extra argument" in extra.sentence()) == ("", True)
+    assert "No such option: --colour" in run_here(command, *MODULES[module], "--colour").sentence()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_that_is_stopped_while_it_imports(
-    module: str, tmp_path: Path, stopped: Callable[[int], dict[str, str]]
+    module: str, run: Run, stopped: Callable[[int], dict[str, str]]
 ) -> None:
-    said = sentence(start(tmp_path, module, "-h", env=stopped(signal.SIGINT)), module, status=1)
+    said = run(f"python -m {module}", "-h", env=stopped(signal.SIGINT)).sentence(status=1)
     assert said == "interrupted: what was not finished was not written"
 
 
@@ -78,8 +67,10 @@ def test_a_module_that_is_stopped_while_it_imports(
         ("ecea.training.synthetic", ("no/land", "1"), "no/land: cannot be made"),
     ],
 )
-def test_a_bad_request(module: str, arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    assert said in sentence(start(tmp_path, module, *arguments), module)
+def test_a_bad_request(module: str, arguments: tuple[str, ...], said: str, run_here: Run, tmp_path: Path) -> None:
+    refused = run_here(f"python -m {module}", *arguments)
+    assert said in refused.sentence()
+    assert refused.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
@@ -97,40 +88,40 @@ def test_a_file_that_cannot_be_written_is_a_sentence_and_nothing_is_left(module:
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_picture_of_a_sample(tmp_path: Path) -> None:
+def test_a_picture_of_a_sample(run: Run, tmp_path: Path) -> None:
     for module, arguments in (
         ("ecea.runtime.sample", ("a.tif",)),
         ("ecea.runtime.picture", ("a.tif", "a.tif", "c.png")),
     ):
-        done = start(tmp_path, module, *arguments)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        done = run(f"python -m {module}", *arguments)
+        assert (done.status, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "c.png"]
 
 
-def test_a_compact_bundle_without_torch(tmp_path: Path, without: Callable[..., dict[str, str]]) -> None:
+def test_a_compact_bundle_without_torch(run: Run, without: Callable[..., dict[str, str]]) -> None:
     """Help needs none; an export says what to install."""
-    module, env = "ecea.export.compact", without("torch")
-    assert start(tmp_path, module, "-h", env=env).returncode == 0
-    said = sentence(start(tmp_path, module, "a.pth", "b.ecea", env=env), module)
+    command, env = "python -m ecea.export.compact", without("torch")
+    assert run(command, "-h", env=env).status == 0
+    said = run(command, "a.pth", "b.ecea", env=env).sentence()
     assert "no libtorch.so on this machine" in said
     assert said.endswith("install ecea with its 'export' extra")
 
 
-def test_a_compact_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
+def test_a_compact_bundle_replaces_nothing_but_a_bundle(run_here: Run, tmp_path: Path) -> None:
     (tmp_path / "file.ecea").write_text("mine")
     (tmp_path / "folder.ecea").mkdir()
     (tmp_path / "folder.ecea" / "mine.txt").write_text("mine")
     for name in ("file.ecea", "folder.ecea"):
-        refused = sentence(start(tmp_path, "ecea.export.compact", "a.pth", name), "ecea.export.compact")
+        refused = run_here("python -m ecea.export.compact", "a.pth", name).sentence()
         assert refused.startswith(f"{name}: exists and is no bundle")
     assert (tmp_path / "file.ecea").read_text() == (tmp_path / "folder.ecea" / "mine.txt").read_text() == "mine"
 
 
-def test_a_picture_replaces_no_scene_and_tells_sizes_apart_that_look_alike(tmp_path: Path) -> None:
+def test_a_picture_replaces_no_scene_and_tells_sizes_apart_that_look_alike(run_here: Run, tmp_path: Path) -> None:
     for name, width in (("a.png", 1600), ("b.tif", 1601)):
         cv2.imwrite(str(tmp_path / name), np.zeros((1600, width, 3), np.uint8))
-    module, before = "ecea.runtime.picture", (tmp_path / "a.png").read_bytes()
-    assert "a.png: is one of the scenes" in sentence(start(tmp_path, module, "a.png", "a.png", "a.png"), module)
+    command, before = "python -m ecea.runtime.picture", (tmp_path / "a.png").read_bytes()
+    assert "a.png: is one of the scenes" in run_here(command, "a.png", "a.png", "a.png").sentence()
     assert (tmp_path / "a.png").read_bytes() == before
-    refused = sentence(start(tmp_path, module, "a.png", "b.tif", "c.png"), module)
+    refused = run_here(command, "a.png", "b.tif", "c.png").sentence()
     assert refused.startswith("b.tif: is 1601 x 1600 px, a.png is 1600 x 1600")

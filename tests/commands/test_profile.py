@@ -32,8 +32,8 @@ def test_a_profile_as_json(backend: str, run: Run, bundle: Path, tmp_path: Path)
     assert all(layer["seconds"] >= 0 for layer in profile["layers"])
 
 
-def test_a_profile_as_a_page(run: Run, bundle: Path, tmp_path: Path) -> None:
-    done = run("ecea-profile", "--backend", "cpu", "--runs", 2, "-o", "profile.HTML")
+def test_a_profile_as_a_page(run_here: Run, bundle: Path, tmp_path: Path) -> None:
+    done = run_here("ecea-profile", "--backend", "cpu", "--runs", 2, "-o", "profile.HTML")
     assert done.status == 0
     assert done.stdout.startswith("fp32 on cpu in f32, ")
     page = (tmp_path / "profile.HTML").read_text()
@@ -59,7 +59,7 @@ def test_kinds_of_operators_come_with_the_longest_first() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_refusals(arguments: tuple[str, ...], said: str, run: Run, bundle: Path, tmp_path: Path) -> None:
+def test_refusals(arguments: tuple[str, ...], said: str, run_here: Run, bundle: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
-    assert said in run("ecea-profile", *arguments).sentence()
+    assert said in run_here("ecea-profile", *arguments).sentence()
     assert sorted(tmp_path.iterdir()) == before

@@ -49,16 +49,16 @@ def test_a_scene_is_filled(run: Run, bundle: Path, scene: Path, values: Values, 
     "threads", [("--threads", 1), ("--threads", 3, "--streams", 3), ("--threads", 2, "--batch", 3)]
 )
 def test_neither_threads_nor_streams_change_what_is_filled(
-    threads: tuple[object, ...], run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
+    threads: tuple[object, ...], run_here: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
 ) -> None:
     """One thread has one stream, unless told otherwise."""
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", *threads)
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", *threads)
     assert (done.status, done.stderr) == (0, "")
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values))
 
 
-def test_the_closing_line(run: Run, bundle: Path, scene: Path) -> None:
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
+def test_the_closing_line(run_here: Run, bundle: Path, scene: Path) -> None:
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
     stages = ("survey", "reading", "edges", "inference", "blending", "writing", "total")
     seconds = ", ".join(rf"{stage} \d+\.\d s" for stage in stages)
     line = (
@@ -68,14 +68,14 @@ def test_the_closing_line(run: Run, bundle: Path, scene: Path) -> None:
     assert re.fullmatch(line, done.stdout), done.stdout
 
 
-def test_blind_tiles_and_collar_are_counted(run: Run, bundle: Path, write_scene: Run) -> None:
+def test_blind_tiles_and_collar_are_counted(run_here: Run, bundle: Path, write_scene: Run) -> None:
     values = np.full((3, 160, 160), 9, np.uint8)
     values[:, 40:158, 40:158] = 0  # a lake, wider than a tile
     values[:, :36, :36] = 0  # a corner outside the swath
     scene = write_scene("lake.tif", values, nodata=0)
     arguments = ("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
-    line = run(*arguments).stdout
-    result = json.loads(run(*arguments, "--json").stdout)["results"][0]
+    line = run_here(*arguments).stdout
+    result = json.loads(run_here(*arguments, "--json").stdout)["results"][0]
     assert result["tiles_blind"] > 0
     assert result["pixels_collar"] == 36 * 36
     assert result["pixels_filled"] + result["pixels_left"] == 118 * 118
@@ -84,17 +84,17 @@ def test_blind_tiles_and_collar_are_counted(run: Run, bundle: Path, write_scene:
     assert f"; 1,296 px of collar left; tiles {result['tiles_run']} run, {skipped} skipped; " in line
 
 
-def test_a_stretch_that_most_values_lie_outside_is_questioned(run: Run, bundle: Path, write_scene: Run) -> None:
+def test_a_stretch_that_most_values_lie_outside_is_questioned(run_here: Run, bundle: Path, write_scene: Run) -> None:
     values = np.full((3, 40, 70), 100, np.uint8)
     values[:, :24], values[:, 30:32] = 240, 0
     arguments = ("ecea-run", write_scene("s.tif", values, nodata=0), "--bundle", bundle, "--backend", "cpu")
-    line = run(*arguments, "--stretch", "0,200").stdout
+    line = run_here(*arguments, "--stretch", "0,200").stdout
     assert "; stretch 0,200,1, 63% of the scene's values lie outside: is it meant for this scene?; " in line
-    assert "; stretch 110,250,1; " in run(*arguments, "--stretch", "110,250").stdout
+    assert "; stretch 110,250,1; " in run_here(*arguments, "--stretch", "110,250").stdout
 
 
-def test_json_holds_what_the_result_documents(run: Run, bundle: Path, scene: Path) -> None:
-    done = run("ecea-run", "scene.tif", "--bundle", "tiny.ecea", "-o", "out.tif", "--backend", "cpu", "--json")
+def test_json_holds_what_the_result_documents(run_here: Run, bundle: Path, scene: Path) -> None:
+    done = run_here("ecea-run", "scene.tif", "--bundle", "tiny.ecea", "-o", "out.tif", "--backend", "cpu", "--json")
     assert (done.status, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
     assert set(printed) == {"results", "errors"}
@@ -114,23 +114,23 @@ def test_json_holds_what_the_result_documents(run: Run, bundle: Path, scene: Pat
     assert all(seconds >= 0 for seconds in result["seconds"].values())
 
 
-def test_the_output_is_named_after_the_scene(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
+def test_the_output_is_named_after_the_scene(run_here: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for arguments in ((), ("-o", "folder"), ("--output", "folder/")):
-        assert run("ecea-run", scene, "--bundle", bundle, "--backend", "cpu", *arguments).status == 0
+        assert run_here("ecea-run", scene, "--bundle", bundle, "--backend", "cpu", *arguments).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"scene.tif", "tiny.ecea", "folder", "scene_filled.tif"}
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["scene_filled.tif"]
 
 
 def test_several_scenes_and_one_that_is_none(
-    run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
+    run_here: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.tif").write_text("not a raster")
     shutil.copy(scene, tmp_path / "last.tif")
     out = tmp_path / "out"
     out.mkdir()
     arguments = ("ecea-run", "scene.tif", "bad.tif", "last.tif", "--bundle", bundle, "-o", out, "--backend", "cpu")
-    done = run(*arguments)
+    done = run_here(*arguments)
     assert done.status == 2
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         f"{out}/scene_filled.tif",
@@ -140,7 +140,7 @@ def test_several_scenes_and_one_that_is_none(
     assert sorted(path.name for path in out.iterdir()) == ["last_filled.tif", "scene_filled.tif"]
     for name in ("scene", "last"):
         np.testing.assert_array_equal(pixels(out / f"{name}_filled.tif"), filled(values))
-    done = run(*arguments, "--json")
+    done = run_here(*arguments, "--json")
     printed = json.loads(done.stdout)
     assert done.status == 2
     assert [result["source"] for result in printed["results"]] == ["scene.tif", "last.tif"]
@@ -149,11 +149,11 @@ def test_several_scenes_and_one_that_is_none(
 
 
 def test_a_scene_without_a_gap_is_copied(
-    run: Run, bundle: Path, write_scene: Run, values: Values, tmp_path: Path
+    run_here: Run, bundle: Path, write_scene: Run, values: Values, tmp_path: Path
 ) -> None:
     whole = filled(values, 7)
     scene = write_scene("whole.tif", whole, nodata=0)
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu")
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout.startswith("out.tif: no gap to fill: copied; tiles 0 run, 6 skipped; ")
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), whole)
@@ -176,36 +176,36 @@ def test_a_scene_without_a_gap_is_copied(
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_options(
-    options: tuple[str, ...], gap_value: int, run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
+    options: tuple[str, ...], gap_value: int, run_here: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
 ) -> None:
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", *options)
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", *options)
     assert (done.status, done.stderr) == (0, "")
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values, gap_value))
 
 
-def test_a_mask_file(run: Run, bundle: Path, write_scene: Run, values: Values, tmp_path: Path) -> None:
+def test_a_mask_file(run_here: Run, bundle: Path, write_scene: Run, values: Values, tmp_path: Path) -> None:
     whole = filled(values, 200)
     write_scene("mask.tif", (values[:1] == 0).astype(np.uint8))
     scene = write_scene("whole.tif", whole)
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--mask", "mask.tif")
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--mask", "mask.tif")
     assert (done.status, done.stderr) == (0, "")
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values))
 
 
 def test_reference_mode_writes_the_generated_image(
-    run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
+    run_here: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path
 ) -> None:
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--reference")
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--reference")
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout.startswith("out.tif: 30 px filled (1.1 %); 2,770 valid px drawn anew; tiles ")
     generated = np.where(values == 0, 255 / 4, values / 2)
     assert np.abs(pixels(tmp_path / "out.tif") - np.floor(generated)).max() <= 1
 
 
-def test_a_scene_inside_an_archive(run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path) -> None:
+def test_a_scene_inside_an_archive(run_here: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as archive:
         archive.write(scene, "inside.tif")
-    done = run("ecea-run", "/vsizip/scenes.zip/inside.tif", "--bundle", bundle, "--backend", "cpu")
+    done = run_here("ecea-run", "/vsizip/scenes.zip/inside.tif", "--bundle", bundle, "--backend", "cpu")
     assert (done.status, done.stderr) == (0, "")
     np.testing.assert_array_equal(pixels(tmp_path / "inside_filled.tif"), filled(values))
 
@@ -244,15 +244,15 @@ def test_auto_takes_the_first_backend_that_loads(
     assert line.count("; fp32 of tiny.ecea on cpu, tensorrt and cuda passed over: ") == 1
 
 
-def test_auto_prefers_openvino(run: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path) -> None:
+def test_auto_prefers_openvino(run_here: Run, bundle: Path, scene: Path, values: Values, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    result = json.loads(run("ecea-run", scene, "-o", "out.tif", "--json").stdout)["results"][0]
+    result = json.loads(run_here("ecea-run", scene, "-o", "out.tif", "--json").stdout)["results"][0]
     assert (result["backend"], list(result["passed_over"])) == ("openvino", ["tensorrt", "cuda"])
     np.testing.assert_array_equal(pixels(tmp_path / "out.tif"), filled(values))
 
 
-def test_a_report_needs_nothing_but_itself(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
-    done = run("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--report", "page.html")
+def test_a_report_needs_nothing_but_itself(run_here: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
+    done = run_here("ecea-run", scene, "--bundle", bundle, "-o", "out.tif", "--backend", "cpu", "--report", "page.html")
     assert (done.status, done.stderr) == (0, "")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]*)""", page)
@@ -269,22 +269,24 @@ def test_a_report_needs_nothing_but_itself(run: Run, bundle: Path, scene: Path, 
     assert "<h2>out.tif</h2>" in page
 
 
-def test_a_report_escapes_names_and_messages(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
+def test_a_report_escapes_names_and_messages(run_here: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
     scene.rename(tmp_path / "<b>&.tif")
-    done = run("ecea-run", "<b>&.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")
+    done = run_here("ecea-run", "<b>&.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")
     assert done.status == 0, done
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "<h2>&lt;b&gt;&amp;_filled.tif</h2>" in page
-    done = run("ecea-run", "<i>.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")
+    done = run_here("ecea-run", "<i>.tif", "--bundle", bundle, "--backend", "cpu", "--report", "page.html")
     assert done.status == 2, done
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<i>" not in page
     assert "&lt;i&gt;.tif: no such file" in page
 
 
-def test_a_report_shows_the_bands_that_were_filled(run: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
-    done = run("ecea-run", scene, "--bundle", bundle, "--bands", "2,2,2", "--backend", "cpu", "--report", "page.html")
+def test_a_report_shows_the_bands_that_were_filled(run_here: Run, bundle: Path, scene: Path, tmp_path: Path) -> None:
+    done = run_here(
+        "ecea-run", scene, "--bundle", bundle, "--bands", "2,2,2", "--backend", "cpu", "--report", "page.html"
+    )
     assert done.status == 0, done
     (data,) = re.findall(r'src="data:image/png;base64,([^"]*)"', (tmp_path / "page.html").read_text(encoding="utf-8"))
     (tmp_path / "page.png").write_bytes(base64.b64decode(data))
@@ -292,8 +294,8 @@ def test_a_report_shows_the_bands_that_were_filled(run: Run, bundle: Path, scene
     assert (shown == shown[0]).all()
 
 
-def test_debug_shows_the_traceback(run: Run, bundle: Path) -> None:
-    done = run("ecea-run", "absent.tif", "--bundle", bundle, "--backend", "cpu", "--debug")
+def test_debug_shows_the_traceback(run_here: Run, bundle: Path) -> None:
+    done = run_here("ecea-run", "absent.tif", "--bundle", bundle, "--backend", "cpu", "--debug")
     assert done.status == 2
     assert "Traceback (most recent call last)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("ecea-run: absent.tif: no such file")
@@ -331,8 +333,8 @@ def _read_all(terminal: int) -> str:
     return b"".join(parts).decode()
 
 
-def test_a_refused_request_is_json_too(run: Run, scene: Path) -> None:
-    done = run("ecea-run", "scene.tif", "--bundle", "absent.ecea", "--json")
+def test_a_refused_request_is_json_too(run_here: Run, scene: Path) -> None:
+    done = run_here("ecea-run", "scene.tif", "--bundle", "absent.ecea", "--json")
     assert done.status == 2
     printed = json.loads(done.stdout)
     assert printed["results"] == []

@@ -30,15 +30,20 @@ class Desk:
 
     folder: Path
     run: Run
+    run_here: Run
     write_scene: Run
     values: Values
 
     def refusal(
         self, *arguments: object, env: dict[str, str] | None = None, backend: str = "cpu", status: int = 2
     ) -> str:
-        """The one sentence that ``ecea-run`` ends with; not a byte below the folder may change."""
+        """The one sentence that ``ecea-run`` ends with; not a byte below the folder may change.
+
+        With an environment of its own it runs in a process of its own.
+        """
         before = files(self.folder)
-        done = self.run("ecea-run", *arguments, "--backend", backend, env=env)
+        command = ("ecea-run", *arguments, "--backend", backend)
+        done = self.run_here(*command) if env is None else self.run(*command, env=env)
         sentence: str = done.sentence(status)
         assert done.stdout == ""
         assert files(self.folder) == before
@@ -46,11 +51,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, run: Run, bundle: Path, scene: Path, write_scene: Run, values: Values) -> Desk:
+def desk(tmp_path: Path, run: Run, run_here: Run, bundle: Path, scene: Path, write_scene: Run, values: Values) -> Desk:
     out = tmp_path / "out"
     out.mkdir()
     (out / "filled.tif").write_bytes(b"the output of an earlier run")
-    return Desk(tmp_path, run, write_scene, values)
+    return Desk(tmp_path, run, run_here, write_scene, values)
 
 
 OUT = ("-o", "out/filled.tif")
