@@ -31,7 +31,20 @@ with contextlib.suppress(ImportError):  # tests on a GPU do without
     settings.register_profile("here", deadline=None)  # a busy machine is no defect
     settings.load_profile("here")
 
-GOLDEN_NETWORKS = ("network_s64", "network_s128", "network_default")
+# Of two workers, one begins at the front, the other in the middle, and who is done takes half of what the other still
+# has, from its end: so what is long, or shares what is long to make, comes first.
+LONGEST_FIRST = ("export/test_full_size.py", "export/", "kernels/", "calibration/", "training/")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let no worker compute alone at the end, nor both make the bundle that all tests of the export share."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((n for n, start in enumerate(LONGEST_FIRST) if path.startswith(start)), len(LONGEST_FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,7 +96,7 @@ class GoldenNetwork:
 def golden_network(
     shared: Path, golden_weights: Callable[[Mapping[str, tuple[int, ...]], int], dict[str, NDArray[Any]]]
 ) -> Callable[[str], GoldenNetwork]:
-    """Load one of ``GOLDEN_NETWORKS`` by name; afresh at each call, for the largest takes 500 MB."""
+    """Load ``network_s64``, ``network_s128`` or ``network_default``; afresh at each call: the last takes 500 MB."""
 
     def load(name: str) -> GoldenNetwork:
         import torch

@@ -97,19 +97,19 @@ def _random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Te
     return state
 
 
-@pytest.fixture(scope="session", params=["golden", "random"])
-def traced(request: pytest.FixtureRequest) -> Traced:
-    generator = Generator(CONFIG).eval()
-    shapes = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
-    if request.param == "golden":
-        draw: Callable[..., dict[str, NDArray[Any]]] = request.getfixturevalue("golden_weights")
-        generator.load_state_dict({name: torch.from_numpy(value) for name, value in draw(shapes, 7).items()})
+@pytest.fixture(scope="session", params=["untrained", "random"])
+def traced(request: pytest.FixtureRequest, small: Any) -> Traced:
+    if request.param == "untrained":
+        generator, model = small.generator, small.traced
+        assert generator.config == CONFIG
     else:
+        generator = Generator(CONFIG).eval()
+        shapes = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
         generator.load_state_dict(_random_weights(shapes))
+        model = trace(generator, CONFIG.img_size)
     with torch.no_grad():
         inputs = [tiles(batch, CONFIG.img_size) for batch in BATCHES]
         pytorch = [[t.numpy() for t in generator(*map(torch.from_numpy, x.values()))] for x in inputs]
-    model = trace(generator, CONFIG.img_size)
     return Traced(generator, model, pytorch, run(model))
 
 
