@@ -21,9 +21,6 @@ Feed = Mapping[str, Tensor]
 
 SIZE, WIDTH = 16, 8
 
-# The nodes with weights but a smooth fill's, in order. The last does not touch ``out``, like the edge map's layers.
-LAYERS = ("first", "embed", "query", "mix", "last", "edges")
-
 
 def tiny_network() -> ir.Model:
     """Convolutions, a product of tokens with weights, attention's product of two activations; inputs as a generator."""

@@ -161,7 +161,7 @@ def test_a_target_that_is_missed_by_little_is_missed() -> None:
 def test_a_full_temporary_folder_is_named_and_nothing_is_left(
     network: ir.Model, feeds: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was told of the disk that the bundle goes to, and an empty folder stayed."""
+    """Not the disk that the bundle goes to."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ecea.calibration import CHAINED, SYMMETRIC, UNSIGNED, Quantizer, Style
 
 STYLES = (UNSIGNED, SYMMETRIC, CHAINED)
+# The nodes with weights but a smooth fill's, in order. The last does not touch ``out``, like the edge map's layers.
 LAYERS = ("first", "embed", "query", "mix", "last", "edges")
 ATTENTION = ("attend", "gather")
 

@@ -49,8 +49,10 @@ def one_thread() -> Iterator[None]:
     """PyTorch on one thread: on a busy machine its threads wait for one another, ten times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -67,12 +69,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     with torch.inference_mode(), one_thread():
         expected = generator(*map(torch.from_numpy, tiles.first(8)))
     return Small(checkpoint, generator, traced, optimized, tiles, tuple(output.numpy() for output in expected))
-
-
-@pytest.fixture
-def one_torch_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ecea.model.untrained import untrained_state_dict
 from ecea.runtime import open_engine
 from ecea.runtime.bundle import Bundle
 from ecea.runtime.errors import EceaError, RequestError
+
+Refusal = Callable[..., str]
 
 ENGINES = ["fp32", "fp16", "int8"]
 ON_CPU = ("openvino", "cpu")  # the backends that every machine has
@@ -144,6 +146,7 @@ def test_an_older_bundle_is_replaced_whole(
     older.mkdir()
     (older / "manifest.json").write_text("{}")
     (older / "generator.int8.onnx").write_bytes(b"of an earlier version")
+    monkeypatch.setattr(exporter, "Checker", lambda *_: lambda form, quantization: ((), ("f32",)))
     seen = []
     bundle = exporter.export_bundle(
         small.checkpoint,
@@ -235,50 +238,54 @@ def test_trouble_leaves_everything_as_it_was(
 # Requests that are refused
 
 
-def refusal(checkpoint: Path, destination: Path, **options: Any) -> str:
-    """The sentence; the folder of the destination stays as it was, and nothing is traced."""
-    folder = destination.parent
-    before = sorted(folder.rglob("*")) if folder.is_dir() else None
-    with pytest.raises(RequestError) as caught:
-        exporter.export_bundle(checkpoint, destination, **options)
-    assert (sorted(folder.rglob("*")) if folder.is_dir() else None) == before
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.fixture(autouse=True)
-def traced_in_vain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals come before the long work."""
-    if "refused" in request.node.name:
 
-        def trace(network: Any, tile_size: int) -> None:
-            raise AssertionError("traced, only to be refused")
+    def trace(network: Any, tile_size: int) -> None:
+        raise AssertionError("traced, only to be refused")
 
-        monkeypatch.setattr(exporter, "trace", trace)
+    monkeypatch.setattr(exporter, "trace", trace)
+
+
+@pytest.fixture
+def refusal(untraced: None) -> Refusal:
+    """``refusal(checkpoint, destination, **options)``: the sentence; the destination's folder stays as it was."""
+
+    def refuse(checkpoint: Path, destination: Path, **options: Any) -> str:
+        folder = destination.parent
+        before = sorted(folder.rglob("*")) if folder.is_dir() else None
+        with pytest.raises(RequestError) as caught:
+            exporter.export_bundle(checkpoint, destination, **options)
+        assert (sorted(folder.rglob("*")) if folder.is_dir() else None) == before
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return refuse
 
 
 @pytest.mark.parametrize("name", ["site", "site.onnx", "site.ecea.zip", ".ecea"])
-def test_another_suffix_is_refused(name: str, small: Any, tmp_path: Path) -> None:
+def test_another_suffix_is_refused(name: str, small: Any, tmp_path: Path, refusal: Refusal) -> None:
     assert refusal(small.checkpoint, tmp_path / name) == (
         f"{tmp_path / name}: does not end in .ecea: name the bundle NAME.ecea"
     )
 
 
-def test_a_missing_folder_is_refused(small: Any, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(small: Any, tmp_path: Path, refusal: Refusal) -> None:
     target = tmp_path / "absent" / "site.ecea"
     assert refusal(small.checkpoint, target).startswith(f"{target}: the folder {target.parent} does not exist")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here that nobody can write")
-def test_a_folder_that_cannot_be_written_is_refused(small: Any) -> None:
-    """Before anything is traced: the rights of a folder do not tell, of /proc they say that root may."""
+def test_a_folder_that_cannot_be_written_is_refused(small: Any, untraced: None) -> None:
+    """The rights of a folder do not tell, of /proc they say that root may."""
     with pytest.raises(RequestError) as refused:
         exporter.export_bundle(small.checkpoint, Path("/proc/site.ecea"))
     assert str(refused.value).startswith("/proc/site.ecea: the folder /proc cannot be written (")
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "empty folder"])
-def test_a_destination_that_is_no_bundle_is_refused(what: str, small: Any, tmp_path: Path) -> None:
+def test_a_destination_that_is_no_bundle_is_refused(what: str, small: Any, tmp_path: Path, refusal: Refusal) -> None:
     target = tmp_path / "site.ecea"
     if what == "file":
         target.write_text("precious")
@@ -289,7 +296,7 @@ def test_a_destination_that_is_no_bundle_is_refused(what: str, small: Any, tmp_p
     assert refusal(small.checkpoint, target).startswith(f"{target}: exists and is no bundle")
 
 
-def test_a_bundle_that_holds_the_checkpoint_is_refused(small: Any, tmp_path: Path) -> None:
+def test_a_bundle_that_holds_the_checkpoint_is_refused(small: Any, tmp_path: Path, refusal: Refusal) -> None:
     target = tmp_path / "site.ecea"
     target.mkdir()
     (target / "manifest.json").write_text("{}")
@@ -308,7 +315,7 @@ def write_scene(path: Path) -> Path:
 
 @pytest.mark.parametrize("what", ["scene", "below", "mask", "source", "link", "archive"])
 def test_a_bundle_that_holds_what_is_read_is_refused(
-    what: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
     """By whichever path: the scene itself, its mask, what a VRT is made of."""
     target, outside = tmp_path / "site.ecea", write_scene(tmp_path / "scene.tif")
@@ -353,18 +360,18 @@ def test_a_bundle_is_replaced_from_within(
 
 
 @pytest.mark.parametrize("engines", [["int4"], ["fp32", "fp64"], []])
-def test_unknown_engines_are_refused(engines: Sequence[str], small: Any, tmp_path: Path) -> None:
+def test_unknown_engines_are_refused(engines: Sequence[str], small: Any, tmp_path: Path, refusal: Refusal) -> None:
     assert "expected fp32 or fp16 or int8" in refusal(small.checkpoint, tmp_path / "site.ecea", engines=engines)
 
 
 @pytest.mark.parametrize("target_db", [0, -3, float("nan"), float("inf"), 1000])
-def test_an_impossible_accuracy_is_refused(target_db: float, small: Any, tmp_path: Path) -> None:
+def test_an_impossible_accuracy_is_refused(target_db: float, small: Any, tmp_path: Path, refusal: Refusal) -> None:
     sentence = refusal(small.checkpoint, tmp_path / "site.ecea", int8_target_db=target_db)
     assert sentence.startswith(f"a target of {target_db:g} dB for int8 is impossible: expected above 0, up to 100")
 
 
 @pytest.mark.parametrize(("in_c", "out_c"), [(5, 3), (4, 4), (2, 1)])
-def test_other_channels_are_refused(in_c: int, out_c: int, tmp_path: Path) -> None:
+def test_other_channels_are_refused(in_c: int, out_c: int, tmp_path: Path, refusal: Refusal) -> None:
     config = GeneratorConfig(img_size=64, in_c=in_c, out_c=out_c, embed_dim=8, depth=(1, 1, 1, 1))
     checkpoint = tmp_path / "other.pth"
     torch.save(untrained_state_dict(config, seed=1), checkpoint)
@@ -373,13 +380,15 @@ def test_other_channels_are_refused(in_c: int, out_c: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("num_heads", [(3, 2, 4, 8), (1, 2, 4), (0, 1, 1, 1)])
-def test_heads_that_do_not_fit_are_refused(num_heads: tuple[int, ...], small: Any, tmp_path: Path) -> None:
+def test_heads_that_do_not_fit_are_refused(
+    num_heads: tuple[int, ...], small: Any, tmp_path: Path, refusal: Refusal
+) -> None:
     sentence = refusal(small.checkpoint, tmp_path / "site.ecea", num_heads=num_heads)
     assert sentence.startswith(f"{small.checkpoint} has levels of [32, 64, 128, 256] channels")
     assert "--num-heads" in sentence
 
 
-def test_a_scene_that_is_absent_or_without_a_gap_is_refused(small: Any, tmp_path: Path) -> None:
+def test_a_scene_that_is_absent_or_without_a_gap_is_refused(small: Any, tmp_path: Path, refusal: Refusal) -> None:
     assert "no such file" in refusal(small.checkpoint, tmp_path / "site.ecea", scenes=[tmp_path / "absent.tif"])
     whole = tmp_path / "whole.tif"
     with rasterio.open(whole, "w", driver="GTiff", height=90, width=90, count=3, dtype="uint8", nodata=0) as target:

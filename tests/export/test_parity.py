@@ -158,7 +158,7 @@ def test_scenes_without_a_gap_are_refused(tmp_path: Path) -> None:
         tiles_of(write(tmp_path / "whole.tif", np.ones((3, 64, 64), np.uint8)))
 
 
-def test_the_reference_is_pytorch_tile_by_tile(small: Any, one_torch_thread: None) -> None:
+def test_the_reference_is_pytorch_tile_by_tile(small: Any) -> None:
     for name, output in reference(small.generator, small.tiles).items():
         np.testing.assert_allclose(output, small.expected[list(OUTPUTS).index(name)], atol=1e-5)
 

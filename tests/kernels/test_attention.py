@@ -65,7 +65,7 @@ def test_lower_precisions_come_as_near_as_they_can(dtype: torch.dtype, tolerance
     assert np.abs(error).max() < tolerance
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 2),
     tokens=st.integers(1, 6),
@@ -85,7 +85,7 @@ def test_the_clip_changes_nothing(
     np.testing.assert_allclose(eager(qkv, s, gate, heads), clipped, rtol=1e-9, atol=1e-12 * scale)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     a=st.floats(-1e300, 1e300),
     sigma=st.floats(0, 1e200),

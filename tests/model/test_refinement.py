@@ -39,7 +39,7 @@ def most_likely(image: Tensor, gaps: Tensor) -> Tensor:
 
 
 @given(seed=st.integers(0, 2**31), share=st.floats(0, 1), size=st.sampled_from([16, 24, 40]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_known_stays_and_what_is_filled_is_near_its_range(seed: int, share: float, size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(2, 3, size, size, generator=generator)
@@ -57,7 +57,7 @@ def test_what_is_known_stays_and_what_is_filled_is_near_its_range(seed: int, sha
 
 
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_what_stands_in_gaps_is_not_looked_at(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(1, 3, SIZE, SIZE, generator=generator)

@@ -47,7 +47,7 @@ def source(count, error_at=None):
     return counted, counted.items(count, error_at)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 40), st.integers(1, 5))
 def test_items_come_in_order_and_all_of_them(count, ahead):
     with in_background(iter(range(count)), ahead=ahead, name=NAME) as items:

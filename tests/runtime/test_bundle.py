@@ -289,7 +289,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.fixed_dictionaries(
         {"schema": st.sampled_from([1, 0, "1", True])},

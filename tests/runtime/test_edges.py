@@ -46,7 +46,7 @@ def test_golden_edges(shared):
             assert np.abs(made - edge).max() <= 1e-6
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 6))
 def test_the_map_is_that_of_the_published_formulas(seed, gaps):
     values, missing = tile(seed, gaps)
@@ -77,7 +77,7 @@ def whole_number_edges(values, missing):
     return (edges - edges.min()) / (edges.max() - edges.min())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 6), st.sampled_from(["land", "noise", "black and white"]))
 def test_no_bit_is_lost_to_rounding(seed, gaps, kind):
     values, missing = tile(seed, gaps)

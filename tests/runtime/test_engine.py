@@ -280,13 +280,6 @@ def test_the_number_of_threads_changes_nothing(tiny_bundle, backend, threads):
         assert engine.infer(image, edge, mask)[0] == pytest.approx(0.5 * image + 0.25 * mask, abs=1e-6)
 
 
-def test_importing_the_runtime_imports_no_backend_and_nothing_of_training():
-    heavy = ["torch", "onnx", "onnxscript", "onnxruntime", "openvino", "triton", "tensorrt"]
-    code = f"import sys, ecea.runtime; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "[]\n"
-
-
 def test_openvino_is_imported_without_its_telemetry():
     code = (
         "from ecea.runtime.backends.openvino import _import_quietly; import sys; _import_quietly(); "

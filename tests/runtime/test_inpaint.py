@@ -59,7 +59,7 @@ def integer_scenes(draw):
     return np.where(gaps, dtype.type(nodata), values), nodata, gaps, rng
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scene=integer_scenes(), level=st.sampled_from([0.0, 0.3, 0.5, 0.7616, 1.0]))
 def test_integers_that_are_valid_keep_their_bits(tmp_path_factory, write_scene, read_bands, engine_of, scene, level):
     values, nodata, gaps, rng = scene
@@ -87,7 +87,7 @@ def test_integers_that_are_valid_keep_their_bits(tmp_path_factory, write_scene, 
         assert written.nodata == nodata
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(FLOATS),
     st.sampled_from([None, -9999.0, 0.0, float("nan"), -3.4028234663852886e38]),

@@ -66,7 +66,7 @@ def blind_tiles(grid, missing, fill):
     return blind, reached
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scene=scenes())
 def test_an_engine_that_gives_a_constant_fills_with_it_and_nothing_else_changes(engine_of, recipe_of, scene):
     grid, missing, fill, chunk, batch, rng = scene
@@ -84,7 +84,7 @@ def test_an_engine_that_gives_a_constant_fills_with_it_and_nothing_else_changes(
     assert progress.tiles_run + progress.tiles_skipped + len(blind) == len(grid.rows) * len(grid.columns)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(scene=scenes())
 def test_an_engine_that_echoes_gives_the_scene_back(engine_of, recipe_of, scene):
     grid, missing, fill, chunk, batch, rng = scene
@@ -277,7 +277,7 @@ def test_other_blending_shows_its_tile_borders(engine_of, recipe_of, overlap, bl
         assert elsewhere < 1e-6
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 300), st.sampled_from([32, 64]), st.integers(0, 16), st.sampled_from([1, 5, 64, 500]))
 def test_strips_are_the_rows_under_each_row_of_tiles(height, size, overlap, chunk):
     grid = covering_grid(height, 10, size, overlap)

@@ -244,7 +244,7 @@ def told(items: Iterator[FilledBatch | Strip]) -> Iterator[tuple[str, int]]:
             yield "batch", item.columns[0]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     kinds=st.lists(st.sampled_from(["batch", "batch", "strip"]), max_size=20),
     streams=st.integers(1, 3),

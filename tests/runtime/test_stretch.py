@@ -43,7 +43,7 @@ def test_32_bit_integers_keep_their_digits():
     assert Stretch(2_000_000_000, 2_000_000_004).to_unit(values) == pytest.approx([0.25, 0.75])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(integer_stretches(widest=1 << 20), st.data())
 def test_integers_within_the_stretch_come_back(case, data):
     dtype, low, high = case
@@ -54,14 +54,14 @@ def test_integers_within_the_stretch_come_back(case, data):
     assert back.tolist() == values.tolist()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(0.3, 3), st.lists(st.integers(0, 255), min_size=1))
 def test_bytes_come_back_through_any_usual_gamma(gamma, values):
     stretch = Stretch(0, 255, gamma)
     assert stretch.from_unit(stretch.to_unit(np.array(values, np.uint8)), np.dtype("uint8")).tolist() == values
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(integer_stretches(widest=1 << 31), st.data())
 def test_integers_are_the_nearest_and_never_a_forbidden_one(case, data):
     dtype, low, high = case
@@ -111,7 +111,7 @@ def test_values_beyond_the_dtype_are_clipped():
     assert np.isfinite(Stretch(-1e300, 1e300).from_unit(unit, np.dtype("float32"))).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.sampled_from(FLOATS),
     st.floats(-1e6, 1e6),
@@ -126,7 +126,7 @@ def test_floats_come_out_within_the_stretch(dtype, low, width, units):
     assert result == pytest.approx([u * width + low for u in units], abs=slack)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(FLOATS), st.sampled_from([0.0, 0.5, -9999.0, 1e-30, 3e30, -1e30]), st.data())
 def test_gdal_takes_no_filled_float_for_nodata(dtype, nodata, data):
     # GDAL takes a float that is merely near nodata for nodata too.
@@ -208,7 +208,7 @@ def test_values_outside_are_counted_at_both_ends():
     assert Stretch(0, 100).outside(values) == pytest.approx(3 / 6)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     low=st.floats(-1e12, 1e12, allow_nan=False),
     span=st.floats(1e-3, 1e9),

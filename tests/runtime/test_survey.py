@@ -34,7 +34,7 @@ def filled(void):
     return survey(scene).fill(scene.read(0, scene.height))[0]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_a_gap_has_data_before_and_after_it_in_its_row_or_column(void):
     if void.all():
@@ -158,7 +158,7 @@ def test_the_sample_of_a_large_scene_is_bounded_and_spread_over_it():
     assert len(np.unique(sample[0])) == 1200
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(1, 3000), st.permutations([0, 1, 2, 3]))
 def test_the_sample_is_every_nth_valid_pixel_of_the_rows_read_at_once(seed, samples, order):
     height, width, positions = 300, 37, order[:3]

@@ -27,7 +27,7 @@ def covered(positions, size, length):
     return count[:length]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(covers(), st.sampled_from(BLENDS))
 def test_a_grid_covers_every_pixel_with_as_few_tiles_as_can(cover, blend):
     size, overlap, height, width = cover
@@ -44,7 +44,7 @@ def test_a_grid_covers_every_pixel_with_as_few_tiles_as_can(cover, blend):
             assert size + (len(positions) - 2) * (size - overlap) < length  # one tile less would not do
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(covers())
 def test_linear_weights_are_positive_and_add_up_to_one_where_two_tiles_meet(cover):
     size, overlap, height, width = cover
@@ -60,7 +60,7 @@ def test_linear_weights_are_positive_and_add_up_to_one_where_two_tiles_meet(cove
         assert total[:length][covered(positions, size, length) <= 2] == pytest.approx(1, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(covers())
 def test_mean_weights_are_one(cover):
     size, overlap, height, width = cover
@@ -108,7 +108,7 @@ def test_the_published_grid_of_the_published_crop():
     assert (grid.column_weights == 1).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(SIZES, st.integers(1, 3000), st.integers(1, 3000))
 def test_the_published_grid_covers_every_pixel_at_a_fixed_step(size, height, width):
     grid = published_grid(height, width, size)

@@ -191,7 +191,7 @@ def test_the_file_is_tiled_by_256_and_compressed_without_loss(tmp_path, write_sc
     assert output.stat().st_size < values.nbytes * 0.7
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 700), st.integers(1, 40), st.data())
 def test_rows_may_come_in_any_number(tmp_path_factory, write_scene, read_bands, height, width, data):
     folder = tmp_path_factory.mktemp("rows")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,19 +12,14 @@ import torch
 from ecea.runtime.errors import EceaError, RequestError
 from ecea.training.checkpoints import Checkpoints
 
+Limit = Callable[[int], AbstractContextManager[None]]
 
-def test_a_full_disk_is_told_in_our_own_words(tmp_path: Path) -> None:
-    """Short of one: no file may grow beyond 20 kB here. What PyTorch says of it names a line of its sources."""
+
+def test_a_full_disk_is_told_in_our_own_words(tmp_path: Path, files_of_at_most: Limit) -> None:
+    """What PyTorch says of it names a line of its sources."""
     checkpoints = Checkpoints(tmp_path, resume=False)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        with pytest.raises(EceaError) as refused:
-            checkpoints.save(1, {"weight": torch.zeros(10_000)}, None, {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    with files_of_at_most(20_000), pytest.raises(EceaError) as refused:
+        checkpoints.save(1, {"weight": torch.zeros(10_000)}, None, {})
     assert str(refused.value) == (
         f"{tmp_path / 'G_1.pth'}: cannot be written (PyTorch could not finish it): is the disk full, or no file "
         "allowed there?"

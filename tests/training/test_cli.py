@@ -36,7 +36,7 @@ def test_a_run_says_what_it_does_and_leaves_a_checkpoint(patches: Path, tmp_path
 
 
 def test_arithmetic_that_is_emulated_is_told(patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run in bfloat16 took ten times as long as one in float32 on a processor without it, and did not say why."""
+    """On a processor without bfloat16 a run in it takes ten times as long as one in float32."""
     options = TrainingOptions(
         config=GeneratorConfig(64, embed_dim=8, depth=(1, 1, 1, 1)), batch_size=2, precision="bf16"
     )

@@ -62,7 +62,7 @@ def test_a_mask_is_looked_for_where_the_user_is_unless_a_list_names_it(tmp_path,
 
 
 def test_a_file_of_two_scenes_is_refused(tmp_path, write):
-    """It was held out and learned from."""
+    """It would be held out and learned from."""
     one = write("one.tif", np.ones((3, 64, 64), np.uint8))
     listed = tmp_path / "data.toml"
     entry = '[[source]]\npath = "one.tif"\nscene = "{}"\nbands = [1, 1, 1]\n'

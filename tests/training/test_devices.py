@@ -64,7 +64,7 @@ def test_what_goes_wrong_on_two_devices_is_one_sentence(
 
 
 def test_an_interrupt_of_one_process_is_one_sentence(patches: Path, tmp_path: Path) -> None:
-    """The other one reported that it had lost it, with the libraries' frames."""
+    """The other one, which loses it, says nothing."""
     begun = begin(tmp_path, patches, "-o", "run", "--tiles-per-epoch", 4000)
     assert begun.stdout is not None
     while not begun.stdout.readline().startswith("output"):

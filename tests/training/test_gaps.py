@@ -19,7 +19,7 @@ def runs(column):
     return list(zip(edges[::2], edges[1::2] - edges[::2], strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS, st.sampled_from([64, 128, 256]))
 def test_stripes_are_as_wide_and_as_far_apart_as_measured(seed, size):
     gaps = draw_stripes(size, np.random.default_rng(seed))
@@ -85,7 +85,7 @@ def test_scribbles_cover_what_they_should():
     assert 0.4 < max(shares) <= 0.45
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SEEDS)
 def test_a_mask_is_cropped_where_it_has_gaps(seed):
     mask = np.zeros((200, 150), bool)
@@ -96,7 +96,7 @@ def test_a_mask_is_cropped_where_it_has_gaps(seed):
     assert np.array_equal(tile.any(axis=1), tile.all(axis=1))  # rows stay rows
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(SEEDS, st.integers(0, 999), st.integers(0, 699), st.integers(1, 90))
 def test_a_mask_with_few_gaps_is_cropped_where_they_are(seed, top, left, side):
     """Most tiles hid nothing, which one of the losses divided by."""

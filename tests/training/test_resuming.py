@@ -66,7 +66,7 @@ def test_only_the_same_run_is_resumed(patches: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_is_resumed_with_its_own_split(patches: Path, tmp_path: Path, write: Callable[..., Path]) -> None:
-    """Another fold trained on what the first part of the run was held out from."""
+    """With another fold, a run would be trained on what its first part was held out from."""
     other = write("other/0.tif", (terrain(64, 64, seed=7) * 255).astype(np.uint8)).parent
     split = {"folds": 2, "fold": 1, "group": "folder"}
     run(options(epochs=1), [patches, other], tmp_path / "out", **split)
@@ -81,14 +81,14 @@ def test_a_run_is_resumed_with_its_own_split(patches: Path, tmp_path: Path, writ
 
 
 def test_what_a_run_begins_with_is_not_asked_for_when_it_goes_on(patches: Path, tmp_path: Path) -> None:
-    """The run said that it had started from those weights, and had not looked at them."""
+    """It would not be looked at."""
     run(options(epochs=1), patches, tmp_path / "out")
     said = refusal(options(epochs=2), patches, tmp_path / "out", start_from=tmp_path / "none.pth")
     assert said.startswith("--start-from is for a run that begins, and --resume goes on with the weights in ")
 
 
 def test_a_cosine_that_has_ended_is_not_gone_on_with(patches: Path, tmp_path: Path) -> None:
-    """It was told to ask for more epochs, and was refused with more."""
+    """Neither with as many epochs nor with more, which would be another cosine."""
     run(options(epochs=1, schedule="cosine"), patches, tmp_path / "out")
     last = tmp_path / "out" / "G_1.pth"
     said = refusal(options(epochs=1, schedule="cosine"), patches, tmp_path / "out")
@@ -128,7 +128,7 @@ def test_other_weights_of_vgg_are_refused(patches: Path, tmp_path: Path) -> None
 
 
 def test_a_run_of_an_older_version_is_resumed(patches: Path, tmp_path: Path) -> None:
-    """It did not note what its files held."""
+    """Whose state does not note what its files hold."""
     run(options(epochs=1), patches, tmp_path / "out")
     path = tmp_path / "out" / "training.pth"
     state = torch.load(path, weights_only=True)

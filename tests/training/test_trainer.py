@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import resource
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from ecea.training.options import TrainingOptions
 from ecea.training.quality import GapError
 from ecea.training.run import DataRequest, prepare
 from ecea.training.vgg import VggFeatures
+
+Limit = Callable[[int], AbstractContextManager[None]]
 
 TINY = GeneratorConfig(img_size=64, embed_dim=8, depth=(1, 1, 2, 1))
 OVERFIT: dict[str, Any] = {
@@ -240,7 +241,7 @@ def test_a_loss_that_is_no_number_from_the_first_leaves_nothing(patches: Path, t
 
 
 def test_a_last_step_that_breaks_the_weights_is_not_saved(patches: Path, tmp_path: Path) -> None:
-    """It was, as "the last good checkpoint", over the state that a run is resumed from."""
+    """It would lie over the state that a run is resumed from."""
     output = tmp_path / "out"
     request = DataRequest([str(patches)], tiles_per_epoch=4)
     trainer = prepare(options(), request, output, device="cpu").trainer
@@ -317,19 +318,15 @@ def test_errors_that_are_no_number_are_no_perfect_fill() -> None:
     assert math.isnan(error.psnr)
 
 
-def test_a_disk_that_is_full_of_curves_stops_the_run(tmp_path: Path) -> None:
-    """It waited for ever, for a thread that had died of it."""
+def test_a_disk_that_is_full_of_curves_ends_the_run_and_its_writing_thread(
+    tmp_path: Path, files_of_at_most: Limit
+) -> None:
     board = Board(tmp_path, 0)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
+    with files_of_at_most(20_000):
         with pytest.raises(EceaError, match=r"logs: what TensorBoard shows cannot be written there \(File too large\)"):
             for step in range(10_000):
                 board.scalars({"loss": 1.0}, step)
         board.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_epoch_of_less_than_a_batch_is_refused(patches: Path, tmp_path: Path) -> None:

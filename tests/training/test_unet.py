@@ -193,7 +193,7 @@ def test_what_is_no_unet_is_refused(patches: Path, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_unet_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
-    """It was built before its shapes were compared, which took minutes and all memory."""
+    """Shapes are compared before a network is built, which would take minutes and all memory."""
     state = UNet().state_dict()
     torch.save(state | {"down.0.conv1.bias": torch.zeros(1).expand(100_000_000)}, tmp_path / "view.pth")
     with pytest.raises(CheckpointError, match=r"holds 'down\.0\.conv1\.bias' with 100000000 elements in a file of"):
@@ -204,7 +204,7 @@ def test_a_unet_that_asks_for_endless_memory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_unet_of_other_widths_is_resumed(patches: Path, tmp_path: Path) -> None:
-    """What it had started from was not named again, and so it was built with the usual ones."""
+    """What it started from is not named again."""
     torch.manual_seed(2)
     torch.save(UNet(widths=(4, 8)).state_dict(), tmp_path / "start.pth")
     chosen = {"network": "unet", "save_every": 1, "ema": 0.9}

@@ -191,7 +191,7 @@ def test_every_pass_has_a_case() -> None:
 
 
 def test_a_convolution_of_single_pixels_is_not_split() -> None:
-    """It was, and what came of it again, until memory ended."""
+    """What comes of it would be split again, without end."""
     model = ir.from_onnx_text("""
         <ir_version: 10, opset_import: ["" : 23]>
         narrow (float[N, 1, 8, 8] x) => (float[N, 1, 8, 8] out)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -325,6 +323,10 @@ MUTATIONS = [
 ]
 
 
+def mistakes() -> Any:
+    return importlib.import_module("mistakes")
+
+
 def check_all(world: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     check_builds(world, folder, module)
     for fail, message in REFUSALS:
@@ -335,30 +337,15 @@ def check_all(world: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, module:
             check_refuses(world, folder, fail, "the plugin ecea::ExpectationAttention failed", module)
 
 
-def mutated(old: str, new: str) -> ModuleType:
-    """The builder's module with one place of its text changed."""
-    source = inspect.getsource(builder)
-    assert old in source
-    module = ModuleType("mutated_builder")
-    code = compile(source.replace(old, new, 1), "mutated_builder.py", "exec", dont_inherit=True)
-    vars(module)["__name__"] = "ecea.export.plans.builder"  # dataclasses look their module up
-    exec(code, vars(module))
-    return module
-
-
 def test_the_builder_s_text_is_what_the_mutations_change(
     world: Any, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_all(world, exported.path, monkeypatch, mutated(" ", " "))
+    check_all(world, exported.path, monkeypatch, mistakes().mutated(builder, " ", " "))
 
 
 @pytest.mark.parametrize(("old", "new"), MUTATIONS)
 def test_a_mistake_in_the_builder_shows(
     old: str, new: str, world: Any, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = mutated(old, new)  # here, or a mutation that changes nothing would be a mistake that shows
-    try:
-        check_all(world, exported.path, monkeypatch, module)
-    except BaseException:  # of pytest too: an exception that should have been raised
-        return
-    pytest.fail("nothing noticed")
+    module = mistakes().mutated(builder, old, new)  # here: a mutation that changes nothing is no mistake that shows
+    mistakes().check_shows(lambda: check_all(world, exported.path, monkeypatch, module))

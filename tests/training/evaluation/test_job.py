@@ -2,8 +2,6 @@
 
 import json
 import os
-import resource
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,17 +83,13 @@ def test_bundles_are_opened_as_asked(job: Job, engine_of: Make, monkeypatch: pyt
     assert asked == [(Path("a.ecea"), {"engine": "int8", "backend": "cpu", "threads": 3})]
 
 
-def test_results_without_the_sheet_that_belongs_to_them_are_not_left(job: Job) -> None:
+def test_results_without_the_sheet_that_belongs_to_them_are_not_left(job: Job, files_of_at_most: Make) -> None:
     """The results are small enough, the sheet is not; as where the disk is nearly full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        with pytest.raises(EceaError, match=r"sheet\.png: cannot be written \(File too large\)"):
-            run(job, as_json=False)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        files_of_at_most(20_000),
+        pytest.raises(EceaError, match=r"sheet\.png: cannot be written \(File too large\)"),
+    ):
+        run(job, as_json=False)
     assert [path.name for path in job.outputs[0].parent.iterdir()] == ["scenes"]
 
 

@@ -36,7 +36,7 @@ def test_by_hand() -> None:
     assert scores.mape_percent == pytest.approx(100 * (0.1 / 0.5 + 0.25 / 0.5) / 6, rel=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS)
 def test_formulas(seed: int) -> None:
     truth, filled, where = images(seed)
@@ -101,7 +101,7 @@ def test_what_is_black_has_no_relative_error() -> None:
     assert scores.rmse == pytest.approx(0.5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS)
 def test_an_error_elsewhere_does_not_count(seed: int) -> None:
     truth, filled, where = images(seed)
@@ -110,7 +110,7 @@ def test_an_error_elsewhere_does_not_count(seed: int) -> None:
     assert (one.psnr_db, one.rmse, one.mape_percent) == (other.psnr_db, other.rmse, other.mape_percent)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS)
 def test_sums_of_parts_are_the_sum_of_the_whole(seed: int) -> None:
     truth, filled, where = images(seed)

@@ -75,7 +75,7 @@ def test_nothing_to_compare_with(hole: Mask) -> None:
     assert (steps.pairs, steps.edge, steps.inside) == (0, None, None)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_rows_and_columns_are_alike(seed: int) -> None:
     rng = np.random.default_rng(seed)
