@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -56,6 +57,34 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ECEA_CACHE", str(tmp_path_factory.mktemp("compiled")))
         yield
+
+
+@pytest.fixture(scope="session")
+def write_raster() -> Callable[..., Path]:
+    """``write_raster(path, values, **profile)``: a raster of (bands, H, W) values, a GeoTIFF; folders are made."""
+
+    def write(path: Path, values: NDArray[Any], **profile: Any) -> Path:
+        import rasterio
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count, height, width = values.shape
+        options = {"driver": "GTiff", "dtype": values.dtype, **profile}
+        with rasterio.open(path, "w", count=count, height=height, width=width, **options) as target:
+            target.write(values)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, str]]:
+    """``contents(folder)``: path -> SHA-256 of every file below a folder, hidden ones too."""
+
+    def read(folder: Path) -> dict[str, str]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import rasterio
 import typer
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -191,17 +190,12 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def write_scene(tmp_path: Path) -> Callable[..., Path]:
-    """``write_scene(name, values, nodata=...)``: a raster of (bands, H, W) values in ``tmp_path``."""
+def write_scene(tmp_path: Path, write_raster: Callable[..., Path]) -> Callable[..., Path]:
+    """``write_scene(name, values, nodata=...)``: a raster of (bands, H, W) values in ``tmp_path``, in UTM."""
 
     def write(name: str, values: NDArray[Any], **profile: Any) -> Path:
-        count, height, width = values.shape
-        path = tmp_path / name
         place = {"crs": "EPSG:32633", "transform": from_origin(500_000, 4_000_000, 30, 30)}
-        options = {"driver": "GTiff", "dtype": values.dtype, **place, **profile}
-        with rasterio.open(path, "w", count=count, height=height, width=width, **options) as target:
-            target.write(values)
-        return path
+        return write_raster(tmp_path / name, values, **{**place, **profile})
 
     return write
 

@@ -18,12 +18,6 @@ Run = Callable[..., Any]
 Values = NDArray[np.uint8]
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Path -> hash of every file below a folder, hidden ones too."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
 @dataclass(frozen=True)
 class Desk:
     """A folder with a bundle, a sound scene, and ``out/`` with the output of an earlier run."""
@@ -31,6 +25,7 @@ class Desk:
     folder: Path
     run: Run
     run_here: Run
+    contents: Run
     write_scene: Run
     values: Values
 
@@ -41,21 +36,23 @@ class Desk:
 
         With an environment of its own it runs in a process of its own.
         """
-        before = files(self.folder)
+        before = self.contents(self.folder)
         command = ("ecea-run", *arguments, "--backend", backend)
         done = self.run_here(*command) if env is None else self.run(*command, env=env)
         sentence: str = done.sentence(status)
         assert done.stdout == ""
-        assert files(self.folder) == before
+        assert self.contents(self.folder) == before
         return sentence
 
 
 @pytest.fixture
-def desk(tmp_path: Path, run: Run, run_here: Run, bundle: Path, scene: Path, write_scene: Run, values: Values) -> Desk:
+def desk(
+    tmp_path: Path, run: Run, run_here: Run, contents: Run, bundle: Path, scene: Path, write_scene: Run, values: Values
+) -> Desk:
     out = tmp_path / "out"
     out.mkdir()
     (out / "filled.tif").write_bytes(b"the output of an earlier run")
-    return Desk(tmp_path, run, run_here, write_scene, values)
+    return Desk(tmp_path, run, run_here, contents, write_scene, values)
 
 
 OUT = ("-o", "out/filled.tif")
@@ -355,12 +352,12 @@ def test_a_bad_option(option: str, value: str, said: str, desk: Desk) -> None:
     ],
 )
 def test_an_empty_argument_is_not_the_default(
-    arguments: tuple[str, ...], where: str, bundle: Path, scene: Path, tmp_path: Path, run_here: Run
+    arguments: tuple[str, ...], where: str, bundle: Path, scene: Path, tmp_path: Path, run_here: Run, contents: Run
 ) -> None:
-    before = files(tmp_path)
+    before = contents(tmp_path)
     sentence = run_here("ecea-run", *arguments).sentence()
     assert sentence == f"an argument is empty ({where}), expected a value: see ecea-run -h"
-    assert files(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("option", "value"), [("--streams", "0"), ("--threads", "-7"), ("--batch", "many")])

@@ -304,18 +304,22 @@ def test_a_bundle_that_holds_the_checkpoint_is_refused(small: Any, tmp_path: Pat
     assert refusal(checkpoint, target).startswith(f"{target}: holds the checkpoint")
 
 
-def write_scene(path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
+@pytest.fixture
+def write_scene(write_raster: Callable[..., Path]) -> Callable[[Path], Path]:
+    """``write_scene(path)``: one with a gap."""
     values = np.full((3, 90, 90), 7, np.uint8)
     values[:, 40:45] = 0
-    with rasterio.open(path, "w", driver="GTiff", height=90, width=90, count=3, dtype="uint8", nodata=0) as target:
-        target.write(values)
-    return path
+    return lambda path: write_raster(path, values, nodata=0)
 
 
 @pytest.mark.parametrize("what", ["scene", "below", "mask", "source", "link", "archive"])
 def test_a_bundle_that_holds_what_is_read_is_refused(
-    what: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+    what: str,
+    small: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: Refusal,
+    write_scene: Callable[[Path], Path],
 ) -> None:
     """By whichever path: the scene itself, its mask, what a VRT is made of."""
     target, outside = tmp_path / "site.ecea", write_scene(tmp_path / "scene.tif")
@@ -347,7 +351,11 @@ def test_a_bundle_that_holds_what_is_read_is_refused(
 
 
 def test_a_bundle_is_replaced_from_within(
-    small: Any, empty_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Any,
+    empty_export: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_scene: Callable[[Path], Path],
 ) -> None:
     """What is read by a path that leads out of it is not in it."""
     shutil.copy(small.checkpoint, tmp_path / "G.pth")
@@ -388,11 +396,11 @@ def test_heads_that_do_not_fit_are_refused(
     assert "--num-heads" in sentence
 
 
-def test_a_scene_that_is_absent_or_without_a_gap_is_refused(small: Any, tmp_path: Path, refusal: Refusal) -> None:
+def test_a_scene_that_is_absent_or_without_a_gap_is_refused(
+    small: Any, tmp_path: Path, refusal: Refusal, write_raster: Callable[..., Path]
+) -> None:
     assert "no such file" in refusal(small.checkpoint, tmp_path / "site.ecea", scenes=[tmp_path / "absent.tif"])
-    whole = tmp_path / "whole.tif"
-    with rasterio.open(whole, "w", driver="GTiff", height=90, width=90, count=3, dtype="uint8", nodata=0) as target:
-        target.write(np.full((3, 90, 90), 7, np.uint8))
+    whole = write_raster(tmp_path / "whole.tif", np.full((3, 90, 90), 7, np.uint8), nodata=0)
     assert "no tile with a gap" in refusal(small.checkpoint, tmp_path / "site.ecea", scenes=[whole])
 
 

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import rasterio
-from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from ecea.calibration.tiles import tile_hash
@@ -187,15 +185,6 @@ def test_a_missed_target_is_a_failure_unless_it_is_allowed(missed: Bundle) -> No
 # Scenes to calibrate on
 
 
-def write(path: Path, values: NDArray[Any], nodata: float) -> Path:
-    count, height, width = values.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", dtype=values.dtype, nodata=nodata, count=count, height=height, width=width
-    ) as target:
-        target.write(values)
-    return path
-
-
 @pytest.fixture
 def calibrated(small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """``calibrated(scene)``: the manifest and what was said; everything but the engines is made."""
@@ -212,10 +201,12 @@ def calibrated(small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
     return export
 
 
-def test_one_tile_is_calibrated_and_measured_on_with_a_warning(calibrated: Callable[..., Any], tmp_path: Path) -> None:
+def test_one_tile_is_calibrated_and_measured_on_with_a_warning(
+    calibrated: Callable[..., Any], tmp_path: Path, write_raster: Callable[..., Path]
+) -> None:
     values = np.random.default_rng(0).integers(1, 255, (3, 40, 40), dtype=np.uint8)
     values[:, 10:12] = 0
-    manifest, said = calibrated(write(tmp_path / "one.tif", values, 0))
+    manifest, said = calibrated(write_raster(tmp_path / "one.tif", values, nodata=0))
     (tile,) = manifest["calibration"]["tiles"]
     assert (tile["source"], tile["number"]) == ("one.tif", 0)
     # The tile is 64 px wide, the scene 40: its edge is repeated, the two rows of gap among it.
@@ -225,11 +216,13 @@ def test_one_tile_is_calibrated_and_measured_on_with_a_warning(calibrated: Calla
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "uint16"])
-def test_scenes_of_any_type_are_calibrated_on(dtype: str, calibrated: Callable[..., Any], tmp_path: Path) -> None:
+def test_scenes_of_any_type_are_calibrated_on(
+    dtype: str, calibrated: Callable[..., Any], tmp_path: Path, write_raster: Callable[..., Path]
+) -> None:
     values = np.random.default_rng(0).uniform(100, 3000, (3, 300, 300)).astype(dtype)
     nodata = {"float32": np.nan, "int16": -9999, "uint16": 0}[dtype]
     values[:, ::25] = nodata
-    manifest, said = calibrated(write(tmp_path / "a.tif", values, nodata))
+    manifest, said = calibrated(write_raster(tmp_path / "a.tif", values, nodata=nodata))
     tiles = manifest["calibration"]["tiles"]
     assert len(tiles) == 16
     assert all(0 < tile["gap_share"] < 0.5 and 0.2 < tile["brightness"] < 0.9 for tile in tiles)
@@ -241,13 +234,14 @@ def test_the_built_in_scene_is_warned_of(calibrated: Callable[..., Any]) -> None
     assert any("these are synthetic" in line and "--calibrate" in line for line in said)
 
 
-def test_two_scenes_of_one_name_are_both_calibrated_on(calibrated: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_scenes_of_one_name_are_both_calibrated_on(
+    calibrated: Callable[..., Any], tmp_path: Path, write_raster: Callable[..., Path]
+) -> None:
     scenes = []
     for number in range(2):
-        (tmp_path / str(number)).mkdir()
         values = np.random.default_rng(number).integers(1, 255, (3, 300, 300), dtype=np.uint8)
         values[:, ::25] = 0
-        scenes.append(write(tmp_path / str(number) / "scene.tif", values, 0))
+        scenes.append(write_raster(tmp_path / str(number) / "scene.tif", values, nodata=0))
     manifest, _ = calibrated(*scenes)
     tiles = manifest["calibration"]["tiles"]
     assert len({tile["sha256"] for tile in tiles}) == len(tiles) == 16

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-import rasterio
 from numpy.typing import NDArray
 
 from ecea.calibration import TileSource
@@ -103,14 +102,6 @@ def test_the_built_in_tiles(small: Any) -> None:
     assert len({tile.tobytes() for tile in tiles.image}) == 8
 
 
-def write(path: Path, values: NDArray[Any]) -> Path:
-    count, height, width = values.shape
-    options = {"driver": "GTiff", "dtype": values.dtype, "nodata": 0, "photometric": "MINISBLACK"}
-    with rasterio.open(path, "w", count=count, height=height, width=width, **options) as target:
-        target.write(values)
-    return path
-
-
 def tiles_of(*scenes: Path, **options: Any) -> Tiles:
     with tile_sources(scenes, 64, options) as sources:
         return parity_tiles(sources)
@@ -130,13 +121,13 @@ def test_tiles_are_spread_over_all_that_there_are() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_tiles_of_ones_own_scenes(tmp_path: Path) -> None:
+def test_tiles_of_ones_own_scenes(tmp_path: Path, write_raster: Callable[..., Path]) -> None:
     rng = np.random.default_rng(0)
     scenes = []
     for name in ("a.tif", "b.tif"):
         values = rng.integers(1, 255, (4, 64, 200), dtype=np.uint8)
         values[:, 30:33] = 0
-        scenes.append(write(tmp_path / name, values))
+        scenes.append(write_raster(tmp_path / name, values, nodata=0, photometric="MINISBLACK"))
     tiles = tiles_of(*scenes, bands=(4, 3, 2), stretch=(0, 510, 1))
     assert tiles.source == "a.tif, b.tif"
     assert tiles.image.shape == (8, 3, 64, 64)
@@ -144,18 +135,18 @@ def test_tiles_of_ones_own_scenes(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_one_tile_is_repeated(tmp_path: Path) -> None:
+def test_one_tile_is_repeated(tmp_path: Path, write_raster: Callable[..., Path]) -> None:
     values = np.random.default_rng(0).integers(1, 255, (3, 20, 20), dtype=np.uint8)
     values[:, 10] = 0
-    tiles = tiles_of(write(tmp_path / "a.tif", values))
+    tiles = tiles_of(write_raster(tmp_path / "a.tif", values, nodata=0, photometric="MINISBLACK"))
     assert len({tile.tobytes() for tile in tiles.image}) == 1
     assert len(tiles.image) == 8
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_scenes_without_a_gap_are_refused(tmp_path: Path) -> None:
+def test_scenes_without_a_gap_are_refused(tmp_path: Path, write_raster: Callable[..., Path]) -> None:
     with pytest.raises(RequestError, match=r"whole\.tif: holds no tile with a gap"):
-        tiles_of(write(tmp_path / "whole.tif", np.ones((3, 64, 64), np.uint8)))
+        tiles_of(write_raster(tmp_path / "whole.tif", np.ones((3, 64, 64), np.uint8), nodata=0))
 
 
 def test_the_reference_is_pytorch_tile_by_tile(small: Any) -> None:
@@ -267,10 +258,6 @@ def older(tmp_path: Path) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_wrong_graph_is_never_a_bundle(
     small: Any, quick_export: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -287,7 +274,12 @@ def test_a_wrong_graph_is_never_a_bundle(
 
 
 def test_a_wrong_backend_leaves_the_older_bundle(
-    small: Any, quick_export: None, older: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small: Any,
+    quick_export: None,
+    older: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    contents: Callable[[Path], dict[str, str]],
 ) -> None:
     before, infer, said = contents(tmp_path), CpuSession.infer, []
 

@@ -68,16 +68,12 @@ def engine_of() -> Callable[..., Engine]:
 
 
 @pytest.fixture(scope="session")
-def write_scene() -> Callable[..., Path]:
+def write_scene(write_raster: Callable[..., Path]) -> Callable[..., Path]:
     """``write_scene(path, values, **profile)``: a raster with (bands, H, W) values, in UTM unless told otherwise."""
 
     def write(path: Path, values: NDArray[Any], **profile: Any) -> Path:
-        count, height, width = values.shape
         place = {"crs": "EPSG:32633", "transform": Affine(30, 0, 500_000, 0, -30, 4_000_000)}
-        options = {"driver": "GTiff", "dtype": values.dtype, **place, **profile}
-        with rasterio.open(path, "w", count=count, height=height, width=width, **options) as target:
-            target.write(values)
-        return path
+        return write_raster(path, values, **{**place, **profile})
 
     return write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,22 +19,15 @@ HILLS = Found("hills-1.0", "hills", ("data/red.tif", "data/green.tif"), ((1, 2, 
 BROOK = Found("brook-2", "brook", ("brook.tif",), ((1, 2, 3),))
 
 
-def write(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bands, rows, columns = values.shape
-    with rasterio.open(path, "w", driver="GTiff", dtype="uint8", count=bands, height=rows, width=columns) as target:
-        target.write(values)
-
-
 @pytest.fixture
-def archives(tmp_path: Path) -> Path:
+def archives(write: Callable[..., Path], tmp_path: Path) -> Path:
     """An archive of two bands, 5 x 8 px: one pixel of fill, one saturated."""
     red = np.arange(100, 140, dtype=np.uint8).reshape(1, 5, 8)
     green = red + 1
     red[0, 0, 0], green[0, 4, 7] = 0, 255
     red[0, 0, 1], green[0, 0, 1] = 1, 250  # just no fill, and just not saturated
-    write(tmp_path / "hills-1.0" / "data" / "red.tif", red)
-    write(tmp_path / "hills-1.0" / "data" / "green.tif", green)
+    write("hills-1.0/data/red.tif", red)
+    write("hills-1.0/data/green.tif", green)
     folder = tmp_path / "archives"
     folder.mkdir()
     with tarfile.open(folder / "hills-1.0.tar.gz", "w:gz") as archive:

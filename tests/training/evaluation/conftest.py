@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 from numpy.typing import NDArray
 
 from ecea.runtime import Engine
@@ -61,20 +60,6 @@ def scene_of_values() -> Callable[..., CleanScene]:
         return CleanScene(**(fields | changes))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def write_raster() -> Callable[..., Path]:
-    """``write_raster(path, values, **profile)``: a raster of (bands, H, W) values."""
-
-    def write(path: Path, values: NDArray[Any], **profile: Any) -> Path:
-        count, height, width = values.shape
-        options = {"driver": "GTiff", "dtype": values.dtype, **profile}
-        with rasterio.open(path, "w", count=count, height=height, width=width, **options) as target:
-            target.write(values)
-        return path
-
-    return write
 
 
 @pytest.fixture
