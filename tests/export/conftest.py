@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ecea.export import exporter
+from ecea.export import checking, exporter
 from ecea.export.parity import Tiles, parity_tiles, tile_sources
 from ecea.export.passes import optimize
 from ecea.export.trace import trace
@@ -85,6 +85,7 @@ def exported(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small generator as a bundle, exported from the trace that is already there; not to be changed."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(exporter, "trace", lambda network, tile_size: small.traced.clone())
+        patch.setattr(checking, "_TIMED_ROUNDS", 1)
         return exporter.export_bundle(
             small.checkpoint, tmp_path_factory.mktemp("bundles") / "small.ecea", int8_target_db=INT8_TARGET_DB
         )
