@@ -235,7 +235,7 @@ def _destinations(scenes: list[str], output: str | None) -> list[Path]:
 def _check_page(page: Path, targets: list[Path]) -> None:
     """Refuse a page that cannot be written, or takes the place of an output."""
     check_destination(page, PAGE_SUFFIX)
-    if page.resolve() in [target.resolve() for target in targets] or is_read_through(page, targets):
+    if os.path.realpath(page) in map(os.path.realpath, targets) or is_read_through(page, targets):
         raise RequestError(f"{page}: is an output of this run, not a place for its report: name another file")
 
 

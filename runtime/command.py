@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn, get_origin
+from typing import Annotated, Any, NoReturn, get_origin
 
 import typer
 from rich.console import Console
@@ -186,15 +187,20 @@ def _keep_one_arena() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+_usual_handlers: dict[int, Any] = {}
+"""What :func:`sentences` handles in its own way in its block, and what else would."""
+
+
 @contextmanager
 def sentences(command: str, debug: bool) -> Iterator[None]:
     """Turn what goes wrong in the block into a sentence on stderr and an exit status.
 
     0 done; 1 the work failed or was interrupted; 2 the request was wrong.
     """
-    usual_handlers = on_stop(_interrupt)
+    _usual_handlers.update(on_stop(_interrupt))
     usual_hook, sys.unraisablehook = sys.unraisablehook, _again_if_lost
     try:
+        _check_current_folder()
         yield
     except (typer.Exit, _USAGE_ERROR):
         raise
@@ -210,8 +216,19 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
         raise typer.Exit(report(command, error, debug)) from error
     finally:
         sys.unraisablehook = usual_hook
-        for number, handler in usual_handlers.items():
+        for number, handler in _usual_handlers.items():
             signal.signal(number, handler)
+        _usual_handlers.clear()
+
+
+def _check_current_folder() -> None:
+    """Refuse to work where relative names lead nowhere, which libraries tell in many ways."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise RequestError(
+            f"the current folder cannot be found ({error.strerror}): change to one that is there"
+        ) from error
 
 
 def report(command: str, error: Exception, debug: bool) -> int:
@@ -250,6 +267,8 @@ def _one_line(error: Exception) -> str:
 def imports(need: str, extra: str) -> Iterator[None]:
     """Say what to install where a module that the block imports is not there.
 
+    A signal meanwhile does what it did before :func:`sentences`: some modules make an ImportError of any exception.
+
     Args:
         need: what needs which packages, the beginning of the sentence.
         extra: of this package, that brings them.
@@ -257,10 +276,14 @@ def imports(need: str, extra: str) -> Iterator[None]:
     Raises:
         RequestError: where one cannot be imported.
     """
+    ours = {number: signal.signal(number, handler) for number, handler in _usual_handlers.items()}
     try:
         yield
     except ImportError as error:
         raise RequestError(f"{need} ({error}): install ecea with its '{extra}' extra") from error
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def numbers(text: str | None, what: str, example: str = "3,2,1") -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from ecea.runtime.profiling import PERCENTILES, Profile, by_kind
+from ecea.runtime.words import counted
 
 _SLOWEST = 25  # operators listed by name
 _BAR = 420  # px of the longest bar
@@ -19,10 +20,10 @@ td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
 i {{ display: block; height: .8rem; background: #3b7dd8 }}
 </style></head><body>
 <h1>{engine} on {backend} in {arithmetic}</h1>
-<p>{bundle}<br>{machine}, {threads} threads in {streams} streams</p>
+<p>{bundle}<br>{machine}, {threads} in {streams}</p>
 <h2>Latency</h2>
 {latency}
-<h2>Stages of a scene of {scene_tiles} tiles</h2>
+<h2>Stages of a scene of {scene_tiles}</h2>
 <p>Stages overlap: they add up to more than the total.</p>
 {stages}
 <h2>Operators by type</h2>
@@ -48,10 +49,10 @@ def profile_page(profile: Profile) -> str:
         arithmetic=html.escape(profile.arithmetic),
         bundle=html.escape(profile.bundle),
         machine=html.escape(profile.machine),
-        threads=profile.threads,
-        streams=profile.streams,
+        threads=counted(profile.threads, "thread"),
+        streams=counted(profile.streams, "stream"),
         latency=_table(header, latency),
-        scene_tiles=profile.scene_tiles,
+        scene_tiles=counted(profile.scene_tiles, "tile"),
         stages=_bars(profile.stages.items()),
         kinds=_bars(by_kind(profile.layers).items()),
         slowest=len(slowest),

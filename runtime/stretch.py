@@ -35,7 +35,8 @@ class Stretch:
         numbers = (self.minimum, self.maximum, self.gamma, self.maximum - self.minimum)
         if not np.isfinite(numbers).all() or self.maximum <= self.minimum or self.gamma <= 0:
             raise RequestError(
-                f"stretch {self} is impossible: expected MIN,MAX,GAMMA with MIN below MAX and GAMMA above 0"
+                f"stretch {self} is impossible: expected MIN,MAX,GAMMA with MIN below MAX, a finite range and GAMMA "
+                "above 0"
             )
 
     def __str__(self) -> str:

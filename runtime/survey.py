@@ -102,7 +102,10 @@ def survey(scene: Scene) -> Survey:
         samples.append(rows.bands.reshape(len(rows.bands), -1)[:, valid][scene.band_positions])
     sample = np.concatenate(samples, axis=1)
     if not sample.size:
-        raise RequestError(f"{scene.path}: has no valid pixel at all: there is nothing to fill its gaps from")
+        raise RequestError(
+            f"{scene.path}: has no valid pixel at all, so there is nothing to fill its gaps from: look at what it "
+            "declares as nodata, and at --mask"
+        )
     return Survey(row_first, row_last, column_first, column_last, sample)
 
 

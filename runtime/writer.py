@@ -44,7 +44,10 @@ def check_destination(destination: Path, *suffixes: str) -> None:
     if suffixes and destination.suffix.lower() not in suffixes:
         names = " or ".join(f"NAME{suffix}" for suffix in suffixes)
         raise RequestError(f"{destination}: does not end in {' or '.join(suffixes)}: name it {names}")
-    folder = written_at(destination).parent
+    target = written_at(destination)
+    if os.path.islink(target):  # noqa: PTH114 which raises on long names
+        raise RequestError(f"{destination}: is a link that leads to itself: remove it, or name another output")
+    folder = target.parent
     try:
         destination.lstat()
     except OSError as error:

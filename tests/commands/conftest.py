@@ -135,12 +135,20 @@ def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
 
 
 @pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[Callable[[int], dict[str, str]]]:
-    """``stopped(number)``: an environment in which a process is sent a signal as soon as it imports what takes time."""
+def stopped(tmp_path: Path) -> Iterator[Callable[..., dict[str, str]]]:
+    """``stopped(number, "torch")``: an environment in which a process is sent a signal when it imports a module.
 
-    def environment(number: int) -> dict[str, str]:
-        code = f"import os, time; os.kill(os.getpid(), {number}); time.sleep(60)"
-        return _shadowed(tmp_path, dict.fromkeys(("cv2", "numpy", "rasterio", "rich", "torch", "typer"), code))
+    Which makes an ImportError of any exception, as some do. Without one named, all that take time do.
+    """
+
+    def environment(number: int, *modules: str) -> dict[str, str]:
+        code = (
+            f"import os, time\ntry: os.kill(os.getpid(), {number}); time.sleep(60)\n"
+            "except BaseException: raise ImportError('initialization failed')"
+        )
+        return _shadowed(
+            tmp_path, dict.fromkeys(modules or ("cv2", "numpy", "rasterio", "rich", "torch", "typer"), code)
+        )
 
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     yield environment

@@ -65,9 +65,24 @@ def test_what_cannot_be_parsed_is_one_sentence(
     ],
 )
 def test_a_command_that_is_stopped_while_it_imports(
-    command: str, number: int, run: Run, stopped: Callable[[int], dict[str, str]]
+    command: str, number: int, run: Run, stopped: Callable[..., dict[str, str]]
 ) -> None:
     said = run(command, "-h", env=stopped(number)).sentence(status=1)
+    assert said == "interrupted: what was not finished was not written"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "module"),
+    [
+        ("ecea-export", ("a.pth",), "torch"),
+        ("ecea-train", ("a.tif", "-o", "run"), "torch"),
+        ("ecea-evaluate", ("--scenes", "a.tif", "--stripes", 2, "--baseline", "nearest"), "skimage"),
+    ],
+)
+def test_a_command_that_is_stopped_while_it_imports_what_its_work_needs(
+    command: str, arguments: tuple[object, ...], module: str, run: Run, stopped: Callable[..., dict[str, str]]
+) -> None:
+    said = run(command, *arguments, env=stopped(signal.SIGTERM, module)).sentence(status=1)
     assert said == "interrupted: what was not finished was not written"
 
 

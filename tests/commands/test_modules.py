@@ -41,7 +41,7 @@ def test_help_and_wrong_arguments(module: str, run: Run, run_here: Run, tmp_path
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_that_is_stopped_while_it_imports(
-    module: str, run: Run, stopped: Callable[[int], dict[str, str]]
+    module: str, run: Run, stopped: Callable[..., dict[str, str]]
 ) -> None:
     said = run(f"python -m {module}", "-h", env=stopped(signal.SIGINT)).sentence(status=1)
     assert said == "interrupted: what was not finished was not written"

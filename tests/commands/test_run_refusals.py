@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import typer
 from numpy.typing import NDArray
+
+from ecea.runtime.command import sentences
 
 Run = Callable[..., Any]
 Values = NDArray[np.uint8]
@@ -390,3 +393,26 @@ def test_a_report_that_is_no_page(desk: Desk) -> None:
     """It is told before any scene is looked at."""
     sentence = desk.refusal("absent.tif", *OUT, "--report", "page.tif")
     assert sentence == "page.tif: does not end in .html: name it NAME.html"
+
+
+def test_links_that_lead_to_one_another(desk: Desk) -> None:
+    for name, other in (("a.tif", "b.html"), ("b.html", "a.tif")):
+        (desk.folder / name).symlink_to(other)
+    sentence = desk.refusal("scene.tif", "-o", "a.tif", "--report", "b.html")
+    assert sentence == "b.html: is a link that leads to itself: remove it, or name another output"
+
+
+def test_a_current_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries fail on it in many ways."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(typer.Exit) as ended, sentences("ecea-run", debug=False):
+        pytest.fail("the work has begun")
+    assert ended.value.exit_code == 2
+    assert capfd.readouterr().err == (
+        "ecea-run: the current folder cannot be found (No such file or directory): change to one that is there\n"
+    )

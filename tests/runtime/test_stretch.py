@@ -160,7 +160,7 @@ def test_text_that_is_no_stretch_is_refused(text):
     "numbers", [(1, 1), (2, 1), (0, 1, 0), (0, 1, -1), (math.nan, 1), (0, math.inf), (0, 1, math.nan)]
 )
 def test_a_stretch_without_an_inverse_is_refused(numbers):
-    with pytest.raises(RequestError, match="MIN below MAX and GAMMA above 0"):
+    with pytest.raises(RequestError, match="MIN below MAX, a finite range and GAMMA above 0"):
         Stretch(*numbers)
 
 

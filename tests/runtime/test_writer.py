@@ -243,6 +243,14 @@ def test_the_output_is_on_the_disk_before_it_appears(tmp_path, monkeypatch):
     assert synced == [(3, False)]
 
 
+def test_a_link_that_leads_to_itself_is_refused(tmp_path):
+    first, second = tmp_path / "first.tif", tmp_path / "second.tif"
+    first.symlink_to(second)
+    second.symlink_to(first)
+    with pytest.raises(RequestError, match=r"first\.tif: is a link that leads to itself: remove it, or name another"):
+        check_destination(first)
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_an_output_that_is_a_link_stays_one_and_leads_to_the_new_file(tmp_path, there):
     """With what GDAL keeps beside it, which it looks for beside the link."""
