@@ -100,7 +100,7 @@ def refusal(checkpoint: Path) -> str:
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, in_c=5, refine=False)
     torch.save(untrained_state_dict(config, seed=1), tmp_path / "G.pth")
-    assert refusal(tmp_path / "G.pth").startswith(f"{tmp_path / 'G.pth'}: takes 5 and gives 3 channels")
+    assert refusal(tmp_path / "G.pth").startswith(f"{tmp_path / 'G.pth'} is a generator from 5 to 3 channels; expected")
 
 
 def test_what_fp16_does_not_hold_is_refused(checkpoint: Path, tmp_path: Path) -> None:
