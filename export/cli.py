@@ -57,7 +57,8 @@ def export(
         bool | None,
         typer.Option(
             "--tensorrt/--no-tensorrt",
-            help="Build TensorRT plans, for the GPU of this machine. Default: where TensorRT and a GPU load.",
+            help="Build TensorRT plans, for the GPU of this machine. Default: where TensorRT and a GPU load, and "
+            "as far as they can be built.",
         ),
     ] = None,
     batch: Annotated[

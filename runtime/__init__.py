@@ -32,6 +32,9 @@ else:
         globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         return value
 
+    def __dir__():
+        return sorted({*globals(), *_HOMES})
+
 
 # Read when ONNX Runtime is imported, which without it reports to its makers over the network, and keeps what it has
 # not sent yet in the user's home. Who wants that sets it to 0.

@@ -222,11 +222,10 @@ def _destinations(scenes: list[str], output: str | None) -> list[Path]:
         return [Path(output)]
     folder = Path(output or ".")
     targets = [folder / f"{Path(scene).stem}_filled.tif" for scene in scenes]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise RequestError(
-                f"{target}: is the output of {targets.count(target)} scenes: run them one by one with -o"
-            )
+    written = [os.path.realpath(target) for target in targets]  # links of unlike names may lead to one file
+    for target, place in zip(targets, written, strict=True):
+        if written.count(place) > 1:
+            raise RequestError(f"{target}: is the output of {written.count(place)} scenes: run them one by one with -o")
         if any(same_file(scene, target) for scene in scenes):
             raise RequestError(f"{target}: is itself one of the scenes, which are never changed: name another output")
     return targets

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -84,7 +85,7 @@ def start(app: typer.Typer, command: str) -> NoReturn:
 def _check_none_empty(arguments: Sequence[str], command: str) -> None:
     """Refuse an argument that is empty, as a variable of the shell is that was never set: it would be the default."""
     for before, argument in pairwise(["", *arguments]):
-        if not argument or (argument.startswith("--") and argument.endswith("=")):
+        if re.fullmatch("(--[^=]+=)?", argument):
             where = argument or (f"after {before}" if before else "the first")
             raise RequestError(f"an argument is empty ({where}), expected a value: see {command} -h")
 
@@ -197,7 +198,8 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
 
     0 done; 1 the work failed or was interrupted; 2 the request was wrong.
     """
-    _usual_handlers.update(on_stop(_interrupt))
+    outer, usual = dict(_usual_handlers), on_stop(_interrupt)
+    _usual_handlers.update(usual)
     usual_hook, sys.unraisablehook = sys.unraisablehook, _again_if_lost
     try:
         _check_current_folder()
@@ -216,9 +218,10 @@ def sentences(command: str, debug: bool) -> Iterator[None]:
         raise typer.Exit(report(command, error, debug)) from error
     finally:
         sys.unraisablehook = usual_hook
-        for number, handler in _usual_handlers.items():
+        for number, handler in usual.items():
             signal.signal(number, handler)
         _usual_handlers.clear()
+        _usual_handlers.update(outer)
 
 
 def _check_current_folder() -> None:

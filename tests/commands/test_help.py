@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ecea.runtime.command import imports, sentences
+
 Run = Callable[..., Any]
 
 COMMANDS = ("ecea-run", "ecea-export", "ecea-profile", "ecea-train", "ecea-evaluate")
@@ -105,3 +107,15 @@ def test_exporting_without_torch_says_what_to_install(run: Run, without: Run) ->
     sentence = run("ecea-export", "a.pth", env=without("torch")).sentence()
     assert "no libtorch.so on this machine" in sentence
     assert "install ecea with its 'export' extra" in sentence
+
+
+def test_signals_are_handled_as_before_when_a_command_within_another_ends() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with sentences("outer", debug=False):
+        ours = signal.getsignal(signal.SIGTERM)
+        with sentences("inner", debug=False):
+            pass
+        assert signal.getsignal(signal.SIGTERM) == ours != before
+        with imports("nothing", extra="none"):
+            assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before

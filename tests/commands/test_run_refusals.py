@@ -395,6 +395,20 @@ def test_a_report_that_is_no_page(desk: Desk) -> None:
     assert sentence == "page.tif: does not end in .html: name it NAME.html"
 
 
+def test_a_value_that_ends_in_an_equals_sign_is_one(desk: Desk) -> None:
+    """As signatures of addresses do."""
+    assert desk.refusal("scene.tif", *OUT, "--mask=absent.tif?sig=").startswith("absent.tif?sig=: ")
+
+
+def test_links_of_two_scenes_that_lead_to_one_file(desk: Desk) -> None:
+    """What was filled first would be lost."""
+    shutil.copy(desk.folder / "scene.tif", desk.folder / "second.tif")
+    for name in ("scene", "second"):
+        (desk.folder / f"{name}_filled.tif").symlink_to("out/both.tif")
+    sentence = desk.refusal("scene.tif", "second.tif")
+    assert sentence == "scene_filled.tif: is the output of 2 scenes: run them one by one with -o"
+
+
 def test_links_that_lead_to_one_another(desk: Desk) -> None:
     for name, other in (("a.tif", "b.html"), ("b.html", "a.tif")):
         (desk.folder / name).symlink_to(other)

@@ -276,6 +276,15 @@ def test_a_missing_folder_is_refused(small: Any, tmp_path: Path, refusal: Refusa
     assert refusal(small.checkpoint, target).startswith(f"{target}: the folder {target.parent} does not exist")
 
 
+def test_a_link_that_leads_nowhere_is_refused(small: Any, tmp_path: Path, refusal: Refusal) -> None:
+    first, second, away = (tmp_path / f"{name}.ecea" for name in ("first", "second", "away"))
+    first.symlink_to(second)
+    second.symlink_to(first)
+    away.symlink_to(tmp_path / "absent" / "site.ecea")
+    assert refusal(small.checkpoint, first).startswith(f"{first}: is a link that leads to itself")
+    assert refusal(small.checkpoint, away).startswith(f"{away}: the folder {tmp_path / 'absent'} does not exist")
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here that nobody can write")
 def test_a_folder_that_cannot_be_written_is_refused(small: Any, untraced: None) -> None:
     """The rights of a folder do not tell, of /proc they say that root may."""

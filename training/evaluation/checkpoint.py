@@ -18,7 +18,7 @@ Tensor = npt.NDArray[np.float32]
 
 BACKEND = "pytorch"
 
-UNET_TILE = 192
+_UNET_TILE = 192
 """Pixels that a U-Net is given at once; it would take any multiple of 32."""
 
 
@@ -58,6 +58,6 @@ def open_checkpoint(path: Path, *, num_heads: Sequence[int] | None = None, threa
         raise RequestError(str(error)) from error
     threads = threads or usable_processors()
     torch.set_num_threads(threads)
-    tile = network.config.img_size if isinstance(network, Generator) else UNET_TILE
+    tile = network.config.img_size if isinstance(network, Generator) else _UNET_TILE
     source = Bundle(path, sha256(path), {"img_size": tile}, ())
     return Engine(TorchSession(network), bundle=source, found="named", engine="fp32", backend=BACKEND, threads=threads)
