@@ -4,10 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from ecea.runtime.stretch import Stretch
+from ecea.training.evaluation.job import Job
 
 Run = Callable[..., Any]
 
@@ -49,6 +53,39 @@ def test_json_for_programs(run_here: Run, clean: Path) -> None:
     done = run_here("ecea-evaluate", "--scenes", "clean.tif", "--stripes", "3", "--baseline", "nearest", "--json")
     assert (done.status, done.stderr) == (0, "")
     assert [result["gaps"] for result in json.loads(done.stdout)["results"]] == ["stripes of 3 px"]
+
+
+def test_every_option_reaches_the_work(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Mock()
+    monkeypatch.setattr("ecea.training.evaluation.job.run", work)
+    words = (
+        "--scenes a --scenes b --bundle c --bundle d --checkpoint e --checkpoint f --baseline telea --baseline laplace "
+        "--masks g --masks h --stripes 3,9 --seed 2 --folds 5 --fold 4 --group prefix --bands 4,3,2 --stretch 1,2,3 "
+        "--engine int8 --backend cpu --num-heads 8,4,2,1 --threads 6 --published -o i.json -o j.md --sheet k.png --json"
+    )
+    assert run_here("ecea-evaluate", *words.split()).status == 0
+    job = Job(
+        scenes=[Path("a"), Path("b")],
+        bundles=[Path("c"), Path("d")],
+        checkpoints=[Path("e"), Path("f")],
+        baselines=["telea", "laplace"],
+        masks=[Path("g"), Path("h")],
+        stripes=(3, 9),
+        seed=2,
+        folds=5,
+        fold=4,
+        group="prefix",
+        bands=(4, 3, 2),
+        stretch=Stretch(1, 2, 3),
+        engine="int8",
+        backend="cpu",
+        num_heads=(8, 4, 2, 1),
+        threads=6,
+        published=True,
+        outputs=[Path("i.json"), Path("j.md")],
+        sheet=Path("k.png"),
+    )
+    work.assert_called_once_with(job, as_json=True)
 
 
 def test_nothing_is_named(run_here: Run, clean: Path) -> None:

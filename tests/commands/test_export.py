@@ -1,10 +1,11 @@
-"""``ecea-export``: what it refuses, one sentence on stderr, exit status 2, nothing written."""
+"""``ecea-export``: what it passes on, and what it refuses: one sentence on stderr, status 2, nothing written."""
 
 import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY, Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from ecea.model import GeneratorConfig
 from ecea.model.untrained import untrained_state_dict
+from ecea.runtime.errors import RequestError
+from ecea.runtime.stretch import Stretch
 
 Run = Callable[..., Any]
 
@@ -38,6 +41,44 @@ def refusal(run_here: Run, tmp_path: Path) -> Callable[..., str]:
         return sentence
 
     return refuse
+
+
+SCENES = "--calibrate a.tif --calibrate b.tif --mask zero --bands 4,3,2 --stretch 1,2,3"
+TOLD = {
+    "scenes": ["a.tif", "b.tif"],
+    "scene_options": {"mask": "zero", "bands": (4, 3, 2), "stretch": Stretch(1, 2, 3)},
+    "say": ANY,
+}
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What stands for an export and for a rebuild, and does nothing."""
+    stand_in = Mock(side_effect=RequestError("this is enough"))
+    monkeypatch.setattr("ecea.export.exporter.export_bundle", stand_in)
+    monkeypatch.setattr("ecea.export.plans.rebuild.rebuild_plans", stand_in)
+    return stand_in
+
+
+def test_every_option_reaches_the_export(work: Mock, refusal: Callable[..., str]) -> None:
+    words = "G.pth -o site.ecea --engine int8 --engine fp16 --engine int8 --int8-target-db 40 --num-heads 8,4,2,1"
+    assert refusal(*f"{words} --tensorrt --batch 2 --batch 8 {SCENES}".split()) == "this is enough"
+    work.assert_called_once_with(
+        Path("G.pth"),
+        Path("site.ecea"),
+        engines=("int8", "fp16"),
+        num_heads=(8, 4, 2, 1),
+        int8_target_db=40,
+        tensorrt=True,
+        batches=[2, 8],
+        **TOLD,
+    )
+
+
+def test_every_option_reaches_the_rebuild(work: Mock, refusal: Callable[..., str]) -> None:
+    words = f"--rebuild-plans site.ecea --batch 2 --batch 8 {SCENES}"
+    assert refusal(*words.split()) == "this is enough"
+    work.assert_called_once_with(Path("site.ecea"), [2, 8], **TOLD)
 
 
 class Code:

@@ -6,11 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from ecea.model import GeneratorConfig, load_generator
+from ecea.model import GeneratorConfig, Regularization, load_generator
+from ecea.runtime.errors import RequestError
+from ecea.runtime.stretch import Stretch
+from ecea.training.cli import app
+from ecea.training.losses import LossWeights
 from ecea.training.options import TrainingOptions
 from ecea.training.run import DataRequest, prepare
 
@@ -64,3 +70,59 @@ def test_a_wrong_request_is_one_sentence(patches: Path, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "absent.tif: no such file" in done.stderr
     assert not (tmp_path / "training").exists()
+
+
+def test_every_option_reaches_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, threads = Mock(side_effect=RequestError("this is enough")), Mock()
+    monkeypatch.setattr("ecea.training.run.prepare", prepared)
+    monkeypatch.setattr(torch, "set_num_threads", threads)
+    words = (
+        "a b.toml -o run --bands 4,3,2 --stretch 1,2,3 --mask zero --group prefix --gaps slc-off=1 --masks m1 "
+        "--masks m2 --augment flips --edges filled --folds 5 --fold 2 --tiles-per-epoch 7 --workers 3 --image-size 64 "
+        "--embed-dim 16 --depth 2,1,1,1 --num-heads 2,2,2,2 --refine --network unet --teacher t.pth --coarse c.pth "
+        "--start-from s.pth --dropout 0.11 --attention-dropout 0.12 --drop-path 0.13 --epochs 8 --batch-size 9 "
+        "--lr 0.1 --optimizer muon --beta1 0.5 --beta2 0.6 --clip-gradient 0.7 --schedule cosine --ema 0.8 "
+        "--vgg v.pth --adversarial-weight 21 --perceptual-weight 22 --style-weight 23 --l1-weight 24 "
+        "--edge-weight 25 --relative-weight 26 --gap-weight 27 --precision bf16 --device cuda --devices 4 "
+        "--threads 6 --seed 31 --save-every 32 --validation-tiles 33 --resume"
+    )
+    done = CliRunner().invoke(app, words.split())
+    assert (done.exit_code, done.stderr) == (2, "ecea-train: this is enough\n")
+    options = TrainingOptions(
+        config=GeneratorConfig(64, embed_dim=16, depth=(2, 1, 1, 1), num_heads=(2, 2, 2, 2), refine=True),
+        network="unet",
+        regularization=Regularization(dropout=0.11, attention=0.12, drop_path=0.13),
+        weights=LossWeights(adversarial=21, perceptual=22, style=23, l1=24, edge=25, relative=26),
+        gap_weight=27,
+        epochs=8,
+        batch_size=9,
+        lr=0.1,
+        optimizer="muon",
+        betas=(0.5, 0.6),
+        clip_gradient=0.7,
+        schedule="cosine",
+        ema=0.8,
+        precision="bf16",
+        seed=31,
+        save_every=32,
+        validation_tiles=33,
+    )
+    request = DataRequest(
+        ["a", "b.toml"],
+        bands=(4, 3, 2),
+        stretch=Stretch(1, 2, 3),
+        mask="zero",
+        group="prefix",
+        gaps="slc-off=1",
+        masks=["m1", "m2"],
+        augment="flips",
+        edges="filled",
+        folds=5,
+        fold=2,
+        tiles_per_epoch=7,
+        workers=3,
+    )
+    files = {"vgg": "v.pth", "start_from": "s.pth", "teacher": "t.pth", "coarse": "c.pth"}
+    named = {name: Path(file) for name, file in files.items()}
+    assert prepared.mock_calls == [call(options, request, Path("run"), **named, device="cuda", devices=4, resume=True)]
+    threads.assert_called_once_with(6)
