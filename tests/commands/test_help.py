@@ -88,6 +88,17 @@ def test_a_command_that_is_stopped_while_it_imports_what_its_work_needs(
     assert said == "interrupted: what was not finished was not written"
 
 
+def test_a_signal_that_is_ignored_stops_nothing() -> None:
+    """As ``nohup`` and the background jobs of a shell have it."""
+    code = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        "from ecea.runtime.entry import end_when_stopped; end_when_stopped('ecea-run'); "
+        "os.kill(os.getpid(), signal.SIGHUP); print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 @pytest.mark.parametrize("flag", ["-h", "--version"])
 def test_output_that_nothing_can_take_is_one_sentence(flag: str) -> None:

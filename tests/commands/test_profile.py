@@ -1,6 +1,7 @@
 """``ecea-profile``: what it prints and writes, and what it refuses."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from ecea.runtime.backends.layers import LayerTime
-from ecea.runtime.profiling import by_kind
+from ecea.runtime.profiling import Latency, Profile, by_kind
 
 Run = Callable[..., Any]
 
@@ -33,13 +34,33 @@ def test_a_profile_as_json(backend: str, run: Run, bundle: Path, tmp_path: Path)
 
 
 def test_a_profile_as_a_page(run_here: Run, bundle: Path, tmp_path: Path) -> None:
-    done = run_here("ecea-profile", "--backend", "cpu", "--runs", 2, "-o", "profile.HTML")
+    shutil.copytree(bundle, tmp_path / "other.ecea")
+    arguments = "--bundle tiny.ecea --backend cpu --threads 3 --streams 2 --runs 2 -o profile.HTML"
+    done = run_here("ecea-profile", *arguments.split())
     assert done.status == 0
-    assert done.stdout.startswith("fp32 on cpu in f32, ")
+    assert done.stdout.startswith("fp32 on cpu in f32, 3 threads in 2 streams, ")
     page = (tmp_path / "profile.HTML").read_text()
     assert "<h1>fp32 on cpu in f32</h1>" in page
     assert "Latency" in page
     assert "tiny.ecea" in page
+
+
+def test_what_is_printed(run_here: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds as milliseconds where they are few, operators as shares of their sum."""
+    measured = Profile(
+        "a processor", "tiny.ecea", "fp32", "cpu", "f32", threads=2, streams=1, first_tile_seconds=0.25,
+        latencies=(Latency(4, 20, {50: 0.1, 90: 0.1234, 99: 0.2}, 40.0),), stages={"reading": 0.5, "total": 2.0},
+        scene_tiles=6, layers=(LayerTime("a", "Conv", 0.003), LayerTime("b", "Add", 0.001)),
+    )  # fmt: skip
+    monkeypatch.setattr("ecea.runtime.profile_cli.profile_engine", lambda *_, **__: measured)
+    assert run_here("ecea-profile", "--backend", "cpu").stdout.splitlines() == [
+        "fp32 on cpu in f32, 2 threads in 1 stream, a processor",
+        "first tile  250 ms",
+        "batch 4     p50 100.0 ms, p90 123.4 ms, p99 200.0 ms; 40.00 tiles/s",
+        "6 tiles    reading 0.50 s, total 2.00 s",
+        "Conv                         3.00 ms  75.0 %",
+        "Add                          1.00 ms  25.0 %",
+    ]
 
 
 def test_kinds_of_operators_come_with_the_longest_first() -> None:

@@ -21,6 +21,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from ecea.runtime import Result
+from ecea.runtime.cli import closing_line
 
 Run = Callable[..., Any]
 Values = NDArray[np.uint8]
@@ -66,6 +67,13 @@ def test_the_closing_line(run_here: Run, bundle: Path, scene: Path) -> None:
         rf"{seconds}; stretch 0,255,1; fp32 of {re.escape(str(bundle))} on cpu\n"
     )
     assert re.fullmatch(line, done.stdout), done.stdout
+
+
+def test_the_closing_line_names_arithmetic_other_than_float32(run_here: Run, bundle: Path, scene: Path) -> None:
+    printed = json.loads(run_here("ecea-run", scene, "--bundle", bundle, "--backend", "cpu", "--json").stdout)
+    (result,) = (Result(**result) for result in printed["results"])
+    assert closing_line(result).endswith(" on cpu")
+    assert closing_line(dataclasses.replace(result, arithmetic="bf16")).endswith(" on cpu in bf16")
 
 
 def test_blind_tiles_and_collar_are_counted(run_here: Run, bundle: Path, write_scene: Run) -> None:

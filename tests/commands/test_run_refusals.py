@@ -255,6 +255,8 @@ def test_a_scene_that_ends_early(desk: Desk) -> None:
     path.write_bytes(path.read_bytes()[:200_000])
     sentence = desk.refusal("torn.tif", *OUT, status=1)
     assert sentence.startswith("torn.tif: rows ")
+    several = desk.run_here("ecea-run", "absent.tif", "torn.tif", "-o", "out", "--backend", "cpu")
+    assert several.status == 2, "the highest of all scenes, not the last one's"
 
 
 # Outputs
@@ -375,12 +377,17 @@ def test_reference_mode_is_for_8_bits(desk: Desk) -> None:
     assert desk.refusal("wide.tif", *OUT, "--reference").startswith("wide.tif: has values of type uint16")
 
 
-def test_the_output_is_what_another_scene_is_read_from(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("count", "options"), [(3, ("--mask", "zero")), (3, ("--reference",)), (1, ("--mask", "zero", "--bands", "1,1,1"))]
+)
+def test_the_output_is_what_another_scene_is_read_from(count: int, options: tuple[str, ...], desk: Desk) -> None:
     shutil.copy(desk.folder / "scene.tif", desk.folder / "scene_filled.tif")
     band = '<SimpleSource><SourceFilename relativeToVRT="1">scene_filled.tif</SourceFilename></SimpleSource>'
-    bands = "".join(f'<VRTRasterBand dataType="Byte" band="{index}">{band}</VRTRasterBand>' for index in (1, 2, 3))
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{index}">{band}</VRTRasterBand>' for index in range(1, count + 1)
+    )
     (desk.folder / "stack.vrt").write_text(f'<VRTDataset rasterXSize="70" rasterYSize="40">{bands}</VRTDataset>')
-    sentence = desk.refusal("scene.tif", "stack.vrt", "--mask", "zero")
+    sentence = desk.refusal("scene.tif", "stack.vrt", *options)
     assert sentence.startswith("scene_filled.tif: is read in this run, so it is not overwritten")
 
 

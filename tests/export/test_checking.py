@@ -25,11 +25,15 @@ Tensor = NDArray[np.float32]
 class Session:
     """PyTorch's own results, with an error of a given accuracy in dB."""
 
-    def __init__(self, small: Any, decibels: float, arithmetic: str, holds: int = 8) -> None:
+    def __init__(
+        self, small: Any, decibels: float, arithmetic: str, holds: int, before_inference: Callable[[], None]
+    ) -> None:
         self.small, self.arithmetic, self.holds = small, arithmetic, holds
+        self.before_inference = before_inference
         self.error = np.float32(10 ** (-decibels / 20))
 
     def infer(self, image: Tensor, edge: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        self.before_inference()
         if len(image) > self.holds:
             raise RuntimeError("Failed to allocate memory\nfor a buffer")
         return tuple(output[: len(image)] + self.error for output in self.small.expected)
@@ -49,6 +53,9 @@ class Bench:
         self.refusing: tuple[str, ...] = ()  # what cannot load the model
         self.wrong: tuple[str, ...] = ()  # what is accurate to 20 dB alone
         self.full: tuple[str, ...] = ()  # what has no memory for batches of more than 3
+        self.network = Mock()
+        self.before_inference: Callable[[], None] = lambda: None
+        self.entries: tuple[dict[str, Any], ...] = ()  # of the last form
 
     def __call__(
         self, form: Form, accuracy: dict[str, float], target_db: float | None = None, native: bool = True
@@ -64,7 +71,8 @@ class Bench:
                 if name in self.refusing:
                     raise EceaError(f"{model}: ONNX Runtime cannot run it: nodes are assigned to the default CPU EP")
                 decibels = 20 if name in self.wrong else accuracy[arithmetic]
-                return Session(self.small, decibels, arithmetic, holds=3 if name in self.full else 8)
+                holds = 3 if name in self.full else 8
+                return Session(self.small, decibels, arithmetic, holds, self.before_inference)
 
             return loading
 
@@ -74,10 +82,9 @@ class Bench:
         has = ("bf16", "f32") if native else ("f32",)
         self.monkeypatch.setattr(checking, "native_arithmetic", lambda: has)
         expected = dict(zip(OUTPUTS, self.small.expected, strict=True))
-        network: Any = Mock()
-        check = Checker(Path(), network, self.small.tiles, expected, self.said.append)
-        entries, good = check(form, None if target_db is None else {"target_db": target_db})
-        return [(entry["backend"], entry["arithmetic"], entry["output"]) for entry in entries], good
+        check = Checker(Path(), self.network, self.small.tiles, expected, self.said.append)
+        self.entries, good = check(form, None if target_db is None else {"target_db": target_db})
+        return [(entry["backend"], entry["arithmetic"], entry["output"]) for entry in self.entries], good
 
 
 @pytest.fixture
@@ -191,6 +198,19 @@ def test_a_gpu_that_computes_something_else_ends_the_export(bench: Bench) -> Non
     bench.wrong = ("cuda",)
     with pytest.raises(ParityError, match=r"generator\.fp32\.onnx on cuda: output 'out' differs"):
         bench(for_gpus("fp32"), {"f32": 120})
+
+
+def test_the_speed_is_how_many_times_pytorchs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(checking.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    bench.network.side_effect = lambda *_: wait(3)
+    bench.before_inference = lambda: wait(2)
+    bench(form("fp32"), {"f32": 120})
+    assert [entry["times_pytorch"] for entry in bench.entries] == [1.5, 1.5]
 
 
 def test_int8_is_not_tried_on_cuda(bench: Bench) -> None:

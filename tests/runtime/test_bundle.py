@@ -180,7 +180,8 @@ def tensor(*shape):
         ({"configuration": {"img_size": 32.0}}, r"configuration.img_size is 32\.0, expected a whole number"),
         ({"configuration": {"img_size": 0}}, "configuration.img_size is 0, expected a whole number, 1 to 4096"),
         ({"configuration": {"img_size": -256}}, "configuration.img_size is -256, expected"),
-        ({"configuration": {"img_size": 8192}}, "configuration.img_size is 8192, expected"),
+        ({"configuration": {"img_size": 4097}}, "configuration.img_size is 4097, expected"),
+        ({"configuration": {"img_size": True}}, "configuration.img_size is true, expected a whole number"),
         ({"configuration": {"img_size": float("inf")}}, "configuration.img_size is Infinity, expected"),
         (
             {"inputs": [tensor(3, 32, 32), tensor(1, 64, 64)]},
@@ -195,6 +196,7 @@ def tensor(*shape):
         (engine_with(files=None), r"engines\[0\].files is missing, expected a list"),
         (engine_with(files=[]), r"engines\[0\].files is \[\], expected one file or more"),
         (engine_with(files=[FILE, {"name": "b.onnx"}]), r"engines\[0\].files\[1\].sha256 is missing, expected a text"),
+        (engine_with(engine=""), r'engines\[0\].engine is "", expected a text'),
         (engine_with(backends=5), r"engines\[0\].backends is 5, expected a list"),
         (engine_with(parity=5), r"engines\[0\].parity is 5, expected a list"),
         (engine_with(arithmetic=["f32", 7]), r"engines\[0\].arithmetic\[1\] is 7, expected a text"),
@@ -213,6 +215,11 @@ def tensor(*shape):
 def test_an_entry_that_is_not_what_it_should_be_is_named_with_what_was_found(tiny_bundle, changes, found):
     with pytest.raises(RequestError, match=rf"tiny\.ecea/manifest\.json: {found}.*: {ADVICE}$"):
         read_bundle(edit(tiny_bundle(), **changes))
+
+
+@pytest.mark.parametrize("size", [1, 4096])
+def test_the_smallest_and_the_largest_tile_are_read(tiny_bundle, size):
+    assert read_bundle(edit(tiny_bundle(), configuration={"img_size": size})).tile_size == size
 
 
 PLAN_FILE = {"name": "generator.fp16.b4.plan", "sha256": "0", "size": 1}
@@ -250,6 +257,8 @@ def test_plans_are_read_and_go_before_what_they_were_built_of(tiny_bundle):
         ({"batches": ["generator.fp16.b4.plan"]}, "batches is .*, expected an object"),
         ({"batches": {"4": "without_a_hash.plan"}}, 'batches.4 is "without_a_hash.plan", expected one of the engine'),
         ({"half_layers": 1.5}, "half_layers is 1.5, expected a number, 0 to 1"),
+        ({"half_layers": -0.5}, "half_layers is -0.5, expected a number, 0 to 1"),
+        ({"half_layers": True}, "half_layers is true, expected a number, 0 to 1"),
         ({"half_layers": None}, "half_layers is null, expected a number, 0 to 1"),
         ({"half_layers": float("nan")}, "half_layers is NaN, expected a number, 0 to 1"),
         ({"device_memory_bytes": {"4": "much"}}, 'device_memory_bytes.4 is "much", expected a whole number'),

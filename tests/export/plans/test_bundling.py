@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -192,6 +193,16 @@ def test_heads_that_the_kernel_is_not_for_get_plans_without_it(
     line = "plan        fp16: attention without our kernel, which is not for heads of 32 channels"
     assert said.count(line) == 1
     assert plans(bundle)["fp16"]["plan"]["plugin_sha256"] is None
+
+
+def test_plans_are_compared_on_the_scenes_that_are_named(
+    bundle: Path, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Mock(side_effect=RequestError("this is enough"))
+    monkeypatch.setattr(rebuild, "tile_sources", opened)
+    with pytest.raises(RequestError, match="this is enough"):
+        rebuild.rebuild_plans(bundle, scenes=["a.tif"], scene_options={"mask": "zero"})
+    opened.assert_called_once_with(["a.tif"], 64, {"mask": "zero"})
 
 
 def test_rebuilding_replaces_plans_and_keeps_their_batch_sizes(bundle: Path, session: Any) -> None:
