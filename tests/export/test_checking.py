@@ -49,6 +49,7 @@ class Bench:
         self.small, self.monkeypatch = small, monkeypatch
         self.said: list[str] = []
         self.loaded: list[tuple[str, str]] = []
+        self.settings: list[Settings] = []
         self.absent: tuple[str, ...] = ()
         self.refusing: tuple[str, ...] = ()  # what cannot load the model
         self.wrong: tuple[str, ...] = ()  # what is accurate to 20 dB alone
@@ -66,6 +67,7 @@ class Bench:
             def loading(model: Path, settings: Settings) -> Session:
                 (arithmetic,) = settings.arithmetic
                 self.loaded.append((name, arithmetic))
+                self.settings.append(settings)
                 if arithmetic not in accuracy or name in self.absent:
                     raise BackendUnavailable("no such thing here")
                 if name in self.refusing:
@@ -211,6 +213,12 @@ def test_the_speed_is_how_many_times_pytorchs(bench: Bench, monkeypatch: pytest.
     bench.before_inference = lambda: wait(2)
     bench(form("fp32"), {"f32": 120})
     assert [entry["times_pytorch"] for entry in bench.entries] == [1.5, 1.5]
+
+
+def test_a_form_runs_on_all_processors_as_the_engine_that_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "usable_processors", lambda: 5)
+    bench(for_gpus("fp16"), {"f32": 80})
+    assert [(settings.threads, settings.engine) for settings in bench.settings] == [(5, "fp16"), (5, "fp16")]
 
 
 def test_int8_is_not_tried_on_cuda(bench: Bench) -> None:
