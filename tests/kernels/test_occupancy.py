@@ -1,4 +1,4 @@
-"""How many blocks fit on a multiprocessor: as NVIDIA's occupancy calculator has it."""
+"""How many blocks fit on a multiprocessor: worked out by hand from each architecture's limits."""
 
 import pytest
 
