@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -164,13 +165,6 @@ def test_the_runtime_alone_installs_and_fills_a_scene(workplace: Path) -> None:
 
 
 def _copy(source: Path, destination: Path) -> Path:
-    """The files of the checkout that make the package."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=source, capture_output=True, text=True, check=True,
-    ).stdout.split("\n")  # fmt: skip
-    for name in filter(None, listed):
-        if (source / name).is_file():
-            (destination / name).parent.mkdir(parents=True, exist_ok=True)
-            (destination / name).write_bytes((source / name).read_bytes())
-    return destination
+    """The files that make the package, without what was built before, which would be built in again."""
+    left = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo", "dist", "tests", "benchmarks")
+    return Path(shutil.copytree(source, destination, ignore=left, dirs_exist_ok=True))
