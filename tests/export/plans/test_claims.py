@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,15 +28,15 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("check_tensorrt", ROOT / "benchmarks" / "check_tensorrt.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look it up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def script() -> ModuleType:
+    return module("check_tensorrt")
+
+
+def module(name: str) -> ModuleType:
+    """A module of the benchmarks, which are no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return importlib.import_module(name)
 
 
 def documented() -> list[tuple[str, bool]]:
@@ -91,14 +91,14 @@ def bench(
     monkeypatch.setattr(rebuild, "tile_sources", lambda *_: contextlib.nullcontext([]))
     monkeypatch.setattr(rebuild, "parity_tiles", lambda _: small.tiles)
     monkeypatch.setattr(ahead_of_time, "TACTICS", {number: TACTICS[number] for number in (10, LARGE, TWO_KERNELS)})
-    for module in (script, comparison):
+    for timed in (module("tensorrt_claims"), comparison):
         clock = SimpleNamespace(monotonic=lambda: world.gpu.clock, perf_counter=lambda: world.gpu.clock)
-        monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(script, "ROUNDS", 2)
+        monkeypatch.setattr(timed, "time", clock)
+    monkeypatch.setattr(module("tensorrt_bench"), "ROUNDS", 2)
     world.gpu.free = 256 << 20
     world.seconds = 9.0
     world.changes = {"onnx": str(exported.path / "generator.fp32.cpu.onnx"), "seconds": takes(1, 2)}
-    made = script.Bench(world.machine, tmp_path, script.SMALL, lambda line: None)
+    made = module("tensorrt_bench").Bench(world.machine, tmp_path, script.SMALL, lambda line: None)
     vars(made)["bundle"] = Path(shutil.copytree(exported.path, tmp_path / "onnx.ecea"))
     vars(made)["tiles"] = small.tiles
     return made
@@ -197,8 +197,8 @@ def memory_enough(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
     monkeypatch.setattr(importlib.import_module("tensorrt_builder"), "NEEDED", 0)
 
 
-def backend_is_heavy(script: ModuleType, monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
-    monkeypatch.setattr(script, "HEAVY", ("ecea.runtime.backends.cuda_device",))
+def backend_is_heavy(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
+    monkeypatch.setattr(module("tensorrt_claims"), "HEAVY", ("ecea.runtime.backends.cuda_device",))
 
 
 def none_is_large(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
@@ -251,7 +251,7 @@ def test_what_is_not_true_fails(
     if check in ("mismatch_is_refused", "damage_is_refused", "another_process"):
         only_fp16(bench.bundle)
         assert bench.planned.is_dir()  # what is broken comes after the plans
-    change(world=world, script=script, bench=bench, monkeypatch=monkeypatch)
+    change(world=world, bench=bench, monkeypatch=monkeypatch)
     found, why = outcome(script, bench, check)
     assert (found, message in why) == (result, True), (found, why)
 
@@ -260,7 +260,7 @@ def test_what_cannot_be_made_is_tried_once_and_every_claim_has_the_reason(
     script: ModuleType, bench: Any, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_fp16(bench.bundle)
-    monkeypatch.setattr(script, "ATTENTION", {"fp16": "plugin"})
+    monkeypatch.setattr(module("tensorrt_bench"), "ATTENTION", {"fp16": "plugin"})
     for make, checks in [
         ("planned", ["plans_compute_the_same", "another_process", "mismatch_is_refused", "damage_is_refused"]),
         ("plans", ["plans_are_built", "plans_are_in_their_precision"]),
@@ -281,7 +281,7 @@ def test_a_process_that_dies_without_a_word_is_told_by_its_status(
     dying = tmp_path / "python"
     dying.write_text("#!/bin/sh\nkill -SEGV $$\n")
     dying.chmod(0o755)
-    monkeypatch.setattr(script.sys, "executable", str(dying))
+    monkeypatch.setattr(sys, "executable", str(dying))
     assert outcome(script, bench, "another_process") == ("failed", "it says nothing (status -11)")
 
 
