@@ -26,6 +26,8 @@ from rasterio.transform import from_origin
 
 from ecea.runtime.command import start_script
 
+Run = Callable[..., Any]
+
 MODULES = {
     "ecea-run": "ecea.runtime.cli",
     "ecea-export": "ecea.export.cli",
@@ -153,6 +155,50 @@ def stopped(tmp_path: Path) -> Iterator[Callable[..., dict[str, str]]]:
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     yield environment
     signal.signal(signal.SIGINT, usual)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder with a bundle, a sound scene, and ``out/`` with the output of an earlier run."""
+
+    folder: Path
+    run: Run
+    run_here: Run
+    contents: Run
+    write_scene: Run
+    values: NDArray[np.uint8]
+
+    def refusal(
+        self, *arguments: object, env: dict[str, str] | None = None, backend: str = "cpu", status: int = 2
+    ) -> str:
+        """The one sentence that ``ecea-run`` ends with; not a byte below the folder may change.
+
+        With an environment of its own it runs in a process of its own.
+        """
+        before = self.contents(self.folder)
+        command = ("ecea-run", *arguments, "--backend", backend)
+        done = self.run_here(*command) if env is None else self.run(*command, env=env)
+        sentence: str = done.sentence(status)
+        assert done.stdout == ""
+        assert self.contents(self.folder) == before
+        return sentence
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path,
+    run: Run,
+    run_here: Run,
+    contents: Run,
+    bundle: Path,
+    scene: Path,
+    write_scene: Run,
+    values: NDArray[np.uint8],
+) -> Desk:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "filled.tif").write_bytes(b"the output of an earlier run")
+    return Desk(tmp_path, run, run_here, contents, write_scene, values)
 
 
 def _shadowed(folder: Path, modules: Mapping[str, str]) -> dict[str, str]:
