@@ -172,6 +172,18 @@ def golden_network(
     return load
 
 
+@pytest.fixture(scope="session")
+def benchmark() -> Callable[[str], ModuleType]:
+    """``benchmark("gpu_attention")``: a module of ``benchmarks/``, which is no package."""
+
+    def load(name: str) -> ModuleType:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+            return importlib.import_module(name)
+
+    return load
+
+
 @pytest.fixture(scope="module")
 def trt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """TensorRT's genuine bindings, and ``tests/fakes`` on the search path.

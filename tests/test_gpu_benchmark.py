@@ -21,26 +21,20 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 Run = Callable[..., Any]
-
-
-def module(name: str) -> ModuleType:
-    """A module of the benchmarks, which are no package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        return importlib.import_module(name)
+Benchmark = Callable[[str], ModuleType]
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run(benchmark: Benchmark) -> Run:
     app = typer.Typer()
-    app.command()(module("gpu").main)
+    app.command()(benchmark("gpu").main)
     few = ["--rounds", "1", "--batch", "1", "--compiled", "0"]
     return lambda *arguments: CliRunner().invoke(app, [*few, *map(str, arguments)], env={"COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")
-def attention() -> ModuleType:
-    return module("gpu_attention")
+def attention(benchmark: Benchmark) -> ModuleType:
+    return benchmark("gpu_attention")
 
 
 def test_parts_are_run_one_by_one_and_kept(run: Run, tmp_path: Path) -> None:
@@ -125,10 +119,10 @@ def test_flops_are_those_of_the_two_products(attention: ModuleType) -> None:
 
 
 def test_a_generator_that_does_not_fit_keeps_no_other_from_being_timed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    benchmark: Benchmark, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = importlib.import_module("torch")
-    generator = module("gpu_generator")
+    generator = benchmark("gpu_generator")
 
     class Small(torch.nn.Linear):  # type: ignore[misc, name-defined]
         def forward(self, image: Any, edge: Any, mask: Any) -> tuple[Any, Any]:
@@ -147,9 +141,9 @@ def test_a_generator_that_does_not_fit_keeps_no_other_from_being_timed(
     assert row["not_run"][generator.PEER] == "OutOfMemoryError: CUDA out of memory"
 
 
-def test_plans_with_each_form_of_attention_become_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_with_each_form_of_attention_become_paths(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = pytest.importorskip("ecea.export.plans.comparison")
-    plans = module("gpu_generator")._plan_times
+    plans = benchmark("gpu_generator")._plan_times
     found = {
         "plugin": comparison.Compared(60.0, (0.002, 0.001, 0.004), 0.0, 1e-3),
         "standard": comparison.Compared(why_not="generator.fp16.b4.plan: TensorRT builds no plan"),
@@ -163,9 +157,9 @@ def test_plans_with_each_form_of_attention_become_paths(monkeypatch: pytest.Monk
     assert not_run == {"plan, attention by standard": "generator.fp16.b4.plan: TensorRT builds no plan"}
 
 
-def test_plans_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
+def test_plans_that_cannot_be_compared_say_why(benchmark: Benchmark, tmp_path: Path) -> None:
     pytest.importorskip("ecea.export.plans.comparison")
-    plans = module("gpu_generator")._plan_times
+    plans = benchmark("gpu_generator")._plan_times
     (why,) = plans(None, 4, 3)[1].values()
     assert why == "no bundle was given: --bundle"
     (why,) = plans(tmp_path / "absent.ecea", 4, 3)[1].values()
@@ -212,7 +206,7 @@ sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", {str(BEN
     assert "test_launch" in done.stdout
 
 
-def test_the_experiment_compiles_for_hopper() -> None:
+def test_the_experiment_compiles_for_hopper(benchmark: Benchmark) -> None:
     """What its cuts compute, only a GPU shows. In a process of its own: Gluon complains of leaks when one ends."""
     pytest.importorskip("ecea.kernels.ahead_of_time", reason="Triton is not installed")
     done = subprocess.run(
@@ -220,7 +214,7 @@ def test_the_experiment_compiles_for_hopper() -> None:
     )
     assert done.returncode == 0, done.stderr
     _, _, *rows = done.stdout.splitlines()
-    assert len(rows) == len(module("gpu_warp_specialized").CUTS)
+    assert len(rows) == len(benchmark("gpu_warp_specialized").CUTS)
     for row in rows:
         _, cut, _, spilled, _, threads, _ = (cell.strip() for cell in row.split("|"))
         assert int(spilled) <= 16, cut  # four numbers of a thread at most

@@ -28,15 +28,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return module("check_tensorrt")
-
-
-def module(name: str) -> ModuleType:
-    """A module of the benchmarks, which are no package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        return importlib.import_module(name)
+def script(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("check_tensorrt")
 
 
 def documented() -> list[tuple[str, bool]]:
@@ -91,14 +84,14 @@ def bench(
     monkeypatch.setattr(rebuild, "tile_sources", lambda *_: contextlib.nullcontext([]))
     monkeypatch.setattr(rebuild, "parity_tiles", lambda _: small.tiles)
     monkeypatch.setattr(ahead_of_time, "TACTICS", {number: TACTICS[number] for number in (10, LARGE, TWO_KERNELS)})
-    for timed in (module("tensorrt_claims"), comparison):
+    for timed in (importlib.import_module("tensorrt_claims"), comparison):
         clock = SimpleNamespace(monotonic=lambda: world.gpu.clock, perf_counter=lambda: world.gpu.clock)
         monkeypatch.setattr(timed, "time", clock)
-    monkeypatch.setattr(module("tensorrt_bench"), "ROUNDS", 2)
+    monkeypatch.setattr(importlib.import_module("tensorrt_bench"), "ROUNDS", 2)
     world.gpu.free = 256 << 20
     world.seconds = 9.0
     world.changes = {"onnx": str(exported.path / "generator.fp32.cpu.onnx"), "seconds": takes(1, 2)}
-    made = module("tensorrt_bench").Bench(world.machine, tmp_path, script.SMALL, lambda line: None)
+    made = importlib.import_module("tensorrt_bench").Bench(world.machine, tmp_path, script.SMALL, lambda line: None)
     vars(made)["bundle"] = Path(shutil.copytree(exported.path, tmp_path / "onnx.ecea"))
     vars(made)["tiles"] = small.tiles
     return made
@@ -198,7 +191,7 @@ def memory_enough(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
 
 
 def backend_is_heavy(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
-    monkeypatch.setattr(module("tensorrt_claims"), "HEAVY", ("ecea.runtime.backends.cuda_device",))
+    monkeypatch.setattr(importlib.import_module("tensorrt_claims"), "HEAVY", ("ecea.runtime.backends.cuda_device",))
 
 
 def none_is_large(monkeypatch: pytest.MonkeyPatch, **_: Any) -> None:
@@ -260,7 +253,7 @@ def test_what_cannot_be_made_is_tried_once_and_every_claim_has_the_reason(
     script: ModuleType, bench: Any, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_fp16(bench.bundle)
-    monkeypatch.setattr(module("tensorrt_bench"), "ATTENTION", {"fp16": "plugin"})
+    monkeypatch.setattr(importlib.import_module("tensorrt_bench"), "ATTENTION", {"fp16": "plugin"})
     for make, checks in [
         ("planned", ["plans_compute_the_same", "another_process", "mismatch_is_refused", "damage_is_refused"]),
         ("plans", ["plans_are_built", "plans_are_in_their_precision"]),
