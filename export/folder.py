@@ -12,7 +12,7 @@ from typing import Any
 
 from ecea.runtime.bundle import MANIFEST_NAME, SUFFIX, BundleFile, sha256
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.paths import leads_through, written_at
+from ecea.runtime.paths import leads_through, place_for
 from ecea.runtime.scene import Scene
 from ecea.runtime.writer import WHY_NOT_WRITTEN
 
@@ -25,11 +25,7 @@ def check_bundle(target: Path, checkpoint: Path) -> None:
     """
     if target.suffix != SUFFIX:
         raise RequestError(f"{target}: does not end in {SUFFIX}: name the bundle NAME{SUFFIX}")
-    real = written_at(target)
-    if os.path.islink(real):  # noqa: PTH114 which raises on long names
-        raise RequestError(f"{target}: is a link that leads to itself: remove it, or name another output")
-    if not real.parent.is_dir():
-        raise RequestError(f"{target}: the folder {real.parent} does not exist: make it, or name another output")
+    real = place_for(target)
     if target.exists() and not (target / MANIFEST_NAME).is_file():
         raise RequestError(f"{target}: exists and is no bundle: remove it, or name another output")
     if _holds(target, checkpoint):

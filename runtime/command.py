@@ -189,7 +189,7 @@ def _keep_one_arena() -> None:
 
 
 _usual_handlers: dict[int, Any] = {}
-"""What :func:`sentences` handles in its own way in its block, and what else would."""
+"""Signal -> what handled it before :func:`sentences` took it over for its block."""
 
 
 @contextmanager

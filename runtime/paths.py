@@ -32,6 +32,20 @@ def written_at(path: Path) -> Path:
     return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114 which raises on long names
 
 
+def place_for(path: Path) -> Path:
+    """The same, where something can be put there.
+
+    Raises:
+        RequestError: where a link leads to itself, or the folder does not exist.
+    """
+    place = written_at(path)
+    if os.path.islink(place):  # noqa: PTH114 which raises on long names
+        raise RequestError(f"{path}: is a link that leads to itself: remove it, or name another output")
+    if not place.parent.is_dir():
+        raise RequestError(f"{path}: the folder {place.parent} does not exist: make it, or name another output")
+    return place
+
+
 def is_read_through(path: Path, names: Iterable[str | os.PathLike[str]]) -> bool:
     """Whether a path is one of the files that GDAL opens under some names: ``a.zip`` under ``/vsizip/a.zip/b.tif``."""
     return any(same_file(part, path) for name in names for part in leads_through(name))

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from ecea.runtime.bundle import is_bundle
 from ecea.runtime.errors import EceaError, RequestError
-from ecea.runtime.paths import is_special, written_at
+from ecea.runtime.paths import is_special, place_for, written_at
 
 BLOCK = 256  # px; rows are handed to GDAL in whole blocks, so none is compressed twice
 
@@ -44,17 +44,12 @@ def check_destination(destination: Path, *suffixes: str) -> None:
     if suffixes and destination.suffix.lower() not in suffixes:
         names = " or ".join(f"NAME{suffix}" for suffix in suffixes)
         raise RequestError(f"{destination}: does not end in {' or '.join(suffixes)}: name it {names}")
-    target = written_at(destination)
-    if os.path.islink(target):  # noqa: PTH114 which raises on long names
-        raise RequestError(f"{destination}: is a link that leads to itself: remove it, or name another output")
-    folder = target.parent
+    folder = place_for(destination).parent
     try:
         destination.lstat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise RequestError(f"{destination}: is too long a name for the file system: name another output") from error
-    if not folder.is_dir():
-        raise RequestError(f"{destination}: the folder {folder} does not exist: make it, or name another output")
     if is_bundle(Path(os.path.realpath(folder))):
         raise RequestError(f"{destination}: lies in a bundle, which takes nothing but its own: name another output")
     if destination.is_dir():
